@@ -1,0 +1,129 @@
+"""What everything that a recipe selects by its ``type`` has in common: a kind, a name, a config class, a run.
+
+Trainers, factories, engines, checkpoint engines, loggers and launchers are components; the ABC of each kind stands in the
+module of its stage.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+import typing
+from abc import ABC
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from arctic_training.config import Config
+from arctic_training.errors import PluginError
+
+if TYPE_CHECKING:
+    import torch
+
+    from arctic_training.run import Run
+    from arctic_training.trainer import Trainer
+
+
+class Component(ABC):
+    """A thing that a recipe selects by name.
+
+    ``kind`` is set by the ABC of each kind, ``name`` is what a recipe's ``type`` says. The annotation of ``config`` names
+    the class that the recipe's section is structured into.
+    """
+
+    kind: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+    config: Config
+
+    def __init__(self, config: Any, run: Run) -> None:
+        self.config = config
+        self.run = run
+
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer of this run."""
+        return self.run.trainer
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this rank."""
+        return self.run.device
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.run.world.size
+
+    @property
+    def global_rank(self) -> int:
+        """Rank of this process among all, from 0."""
+        return self.run.world.rank
+
+    @classmethod
+    def config_class(cls) -> type[Config]:
+        """The class that the annotation of ``config`` names, the nearest in the line of bases."""
+        classes = cls.declared("config")
+        if len(classes) != 1 or not issubclass(classes[0], Config):
+            raise PluginError(
+                f"{cls.__qualname__} must annotate `config` with one Config class",
+                where=source_of(cls),
+                remedy="write `config: MyConfig` with `class MyConfig(Config)`",
+            )
+        return classes[0]
+
+    @classmethod
+    def declared(cls, attribute: str) -> tuple[type, ...]:
+        """The classes that the annotation of ``attribute`` allows, the default first; empty when there is none.
+
+        ``A``, ``A | B``, ``Union[A, B]`` and the same as text are understood, inherited annotations too.
+
+        Raises:
+            PluginError: the annotation cannot be resolved to classes.
+        """
+        for base in cls.__mro__:
+            annotation = inspect.get_annotations(base).get(attribute)
+            if annotation is not None:
+                return _classes_of(_resolved(annotation, base, attribute), base, attribute)
+        return ()
+
+
+def source_of(cls: type) -> str:
+    """``file:line`` of a class, or its module when it has no file."""
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return cls.__module__
+
+
+def _resolved(annotation: Any, base: type, attribute: str) -> Any:
+    if not isinstance(annotation, str):
+        return annotation
+    module = sys.modules.get(base.__module__)
+    names = {**vars(typing), **(vars(module) if module else {}), base.__name__: base, **vars(base)}
+    try:
+        return eval(annotation, names)  # noqa: S307 - the text is an annotation of code that is already running
+    except Exception as error:
+        raise PluginError(
+            f"the annotation `{attribute}: {annotation}` of {base.__qualname__} cannot be resolved: {error}",
+            where=source_of(base),
+            remedy="import the class at module level, where the annotation can see it",
+        ) from error
+
+
+def _classes_of(annotation: Any, base: type, attribute: str) -> tuple[type, ...]:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        members = typing.get_args(annotation)
+    elif origin is type:
+        members = typing.get_args(annotation)
+    elif origin is typing.ClassVar:
+        return _classes_of(_resolved(typing.get_args(annotation)[0], base, attribute), base, attribute)
+    else:
+        members = (annotation,)
+    for member in members:
+        if not isinstance(member, type):
+            raise PluginError(
+                f"the annotation `{attribute}` of {base.__qualname__} must name classes, not {member!r}",
+                where=source_of(base),
+                remedy="write `A` or `A | B`",
+            )
+    return tuple(members)
