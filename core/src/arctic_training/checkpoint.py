@@ -1,0 +1,75 @@
+"""The checkpoint stage: what a checkpoint engine is, and core's own, which keeps what the engine says about itself.
+
+Engines only write and read files inside a directory that they are given. How a directory becomes a checkpoint (votes, the
+manifest, the rename) is the same for all of them and stands in ``checkpointing``.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from arctic_training._exports import lazy_attribute
+from arctic_training.component import Component
+from arctic_training.config import ComponentConfig, key
+
+
+class CheckpointConfig(ComponentConfig):
+    kind: ClassVar[str] = "checkpoint"
+
+    type: str = key("auto", doc="Kind of checkpoint; auto is the engine's own, which can be resumed from.")
+    output_dir: str = key(doc="Directory that checkpoints are written into, each as `global_step_<n>`.")
+    enabled: bool = key(True, doc="false writes nothing.")
+    auto_resume: bool = key(False, doc="Go on from the newest complete checkpoint in output_dir, if there is one.")
+    save_every_n_steps: int = key(0, ge=0, doc="Save after every so many optimizer steps; 0 for never.")
+    save_every_n_epochs: int = key(0, ge=0, doc="Save after every so many epochs; 0 for never.")
+    save_end_of_training: bool = key(False, doc="Save when training reaches its end.")
+    keep_last: int = key(0, ge=0, doc="Complete checkpoints to keep in output_dir, the newest; 0 keeps all.")
+
+
+class CheckpointEngine(Component):
+    """Writes and reads one kind of checkpoint."""
+
+    kind = "checkpoint"
+    config: CheckpointConfig
+    resumes: ClassVar[bool] = False
+    """Whether training can go on from what ``save`` writes."""
+    checkpoint_dir: Path
+    """The directory to write into or read from; set before ``save`` and ``load`` are called, and existing."""
+
+    @abstractmethod
+    def save(self, model: Any) -> None:
+        """Write into ``self.checkpoint_dir``. Called on every rank.
+
+        Args:
+            model: ``trainer.model``.
+        """
+
+    @abstractmethod
+    def load(self, model: Any) -> None:
+        """Read from ``self.checkpoint_dir`` what ``save`` wrote. Called on every rank.
+
+        Args:
+            model: ``trainer.model``.
+
+        Raises:
+            CheckpointError: the files do not fit this run, or this kind cannot be resumed from.
+        """
+
+
+class EngineCheckpoint(CheckpointEngine):
+    """Model, optimizer and schedule in the form of the engine that trains them."""
+
+    name = "torch"
+    resumes = True
+
+    def save(self, model: Any) -> None:
+        self.trainer.engine.save(self.checkpoint_dir)
+
+    def load(self, model: Any) -> None:
+        self.trainer.engine.load(self.checkpoint_dir)
+
+
+def __getattr__(name: str) -> Any:
+    return lazy_attribute(__name__, name)

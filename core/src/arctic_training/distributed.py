@@ -1,0 +1,156 @@
+"""The world of a run: its ranks, its devices, and the few collectives that the core needs.
+
+A single process has no process group unless its engine wants one; everything here works without.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from arctic_training.errors import ArcticError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+GROUP_TIMEOUT = datetime.timedelta(minutes=30)
+"""How long a collective may wait for the slowest rank; DeepSpeed's own 10 minutes are short for a first compilation."""
+
+
+@attrs.frozen
+class World:
+    """Where this process stands among all ranks, as the launcher's environment says. Counts from 0."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> World:
+        """Read RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; without them this process is the whole world.
+
+        Raises:
+            UsageError: one of them is set to something that is not a rank.
+        """
+        try:
+            size = int(environment.get("WORLD_SIZE", 1))
+            rank = int(environment.get("RANK", 0))
+            local_rank = int(environment.get("LOCAL_RANK", rank if size > 1 else 0))
+            local_size = int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", size)))
+        except ValueError as error:
+            raise UsageError(
+                f"RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers: {error}",
+                remedy="unset them, or start through a launcher",
+            ) from error
+        if not 0 <= rank < size:
+            raise UsageError(f"RANK={rank} does not fit WORLD_SIZE={size}", remedy="unset both, or start through a launcher")
+        return cls(rank, size, local_rank, local_size)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+
+def choose_device(world: World) -> torch.device:
+    """This rank's accelerator when there is one, else the CPU."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    device = torch.device(torch.accelerator.current_accelerator().type, world.local_rank)  # type: ignore[union-attr]
+    torch.accelerator.set_device_index(world.local_rank)
+    return device
+
+
+def join(world: World, device: torch.device, *, alone: bool = False) -> bool:
+    """Join the process group, once.
+
+    Args:
+        world: where this process stands.
+        device: this rank's device; NCCL on CUDA, gloo elsewhere.
+        alone: make a group of one, for engines that cannot do without.
+
+    Returns:
+        Whether this call made the group, and ``leave`` should end it.
+    """
+    import torch.distributed as dist
+
+    if dist.is_initialized() or (world.size == 1 and not alone):
+        return False
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    options: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
+    if world.size == 1:
+        options |= {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    try:
+        dist.init_process_group(backend, timeout=GROUP_TIMEOUT, **options)
+    except Exception as error:
+        raise ArcticError(
+            f"rank {world.rank} of {world.size} could not join the process group: {error}",
+            remedy="check MASTER_ADDR and MASTER_PORT, and that all ranks were started",
+        ) from error
+    return True
+
+
+def leave() -> None:
+    """End the process group, if there is one."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The sum of ``values`` over all ranks, in place; unchanged in a single process."""
+    import torch.distributed as dist
+
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is true on at least one rank."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return flag
+    vote = torch.tensor(float(flag), device=device)
+    dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+    return bool(vote.item())
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """``value`` of every rank, in the order of ranks."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_first_rank(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    import torch.distributed as dist
+
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,101 @@
+"""The engine stage: what runs backward and the optimizer step, and core's own for one process.
+
+Precision is the same in every engine: arithmetic in the recipe's ``model.dtype`` over fp32 master weights and fp32 optimizer
+state.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from arctic_training.component import Component
+from arctic_training.config import ComponentConfig, key
+
+if TYPE_CHECKING:
+    import torch
+
+
+class EngineConfig(ComponentConfig):
+    kind: ClassVar[str] = "engine"
+
+    type: str = key(
+        "auto",
+        doc="auto takes deepspeed when there is an accelerator, more than one rank, a `deepspeed:` section or a `deepspeed` "
+        "checkpoint, else torch; the run's header says which and why.",
+    )
+
+
+class StepResult(NamedTuple):
+    """What an optimizer step came to: whether it was applied, and the gradient norm before clipping (L2, all parameters)."""
+
+    applied: bool
+    grad_norm: float
+
+
+class Engine(Component):
+    """Runs a model: forward, backward, the optimizer step, and its own kind of checkpoint.
+
+    ``model`` is what the trainer calls; ``model_unwrapped`` the module inside.
+    """
+
+    kind = "engine"
+    config: EngineConfig
+    needs_process_group: ClassVar[bool] = False
+    """Whether a single process must be a process group of one."""
+    model: Any
+    model_unwrapped: torch.nn.Module
+
+    @classmethod
+    def prepare_process(cls, run: Any) -> None:
+        """Set up what must stand before the process group is joined. Nothing by default."""
+        return None
+
+    @abstractmethod
+    def prepare(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+        """Take the stages over: move the model to the device and get ready for the first step."""
+
+    @abstractmethod
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of one micro-batch.
+
+        Args:
+            loss: scalar, this rank's loss sum divided by the weight of the whole global batch: gradients are to be summed
+                over micro-batches and ranks, never averaged.
+        """
+
+    @abstractmethod
+    def step(self) -> StepResult:
+        """Clip, take the optimizer step, advance the schedule, forget the gradients."""
+
+    @abstractmethod
+    def full_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each entry of the model's state by name, whole, on the CPU, one at a time.
+
+        Every rank must iterate to the end; only rank 0 gets tensors with content, the others may get empty ones.
+        """
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Write model, optimizer and schedule into the existing directory ``path``, from every rank."""
+
+    @abstractmethod
+    def load(self, path: Path) -> None:
+        """Read what ``save`` wrote."""
+
+    @property
+    @abstractmethod
+    def learning_rate(self) -> float:
+        """The rate of the next step."""
+
+    def memory_bytes(self) -> int:
+        """Peak memory of this rank: of its device, or of the process on a CPU."""
+        if self.device.type == "cpu":
+            import resource
+
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        import torch
+
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0

@@ -1,0 +1,134 @@
+"""Core's own engine: plain torch in one process.
+
+A bf16 or fp16 model trains over fp32 master weights: the optimizer holds fp32 copies, gradients are added up in fp32 as each
+micro-batch's backward reaches a parameter, and after a step the copies are rounded back into the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from arctic_training.config import key
+from arctic_training.engine import Engine, EngineConfig, StepResult
+from arctic_training.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+STATE_FILE = "engine.pt"
+
+
+class TorchEngineConfig(EngineConfig):
+    gradient_clipping: float = key(1.0, ge=0, doc="Largest L2 norm of the gradient; 0 for no clipping.")
+    master_weights: bool = key(
+        True, doc="Keep fp32 master weights beside a bf16 or fp16 model. false is pure 16-bit training."
+    )
+
+
+class TorchEngine(Engine):
+    """Plain torch, one process, any one device."""
+
+    name = "torch"
+    config: TorchEngineConfig
+    checkpoint_type: ClassVar[str] = "torch"
+
+    def prepare(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+        import torch
+
+        if self.world_size > 1:
+            raise UsageError(
+                f"the torch engine trains in one process, and there are {self.world_size} ranks",
+                remedy="pip install arctic-plugin-deepspeed, or set engine: {type: deepspeed}",
+            )
+        self.model = self.model_unwrapped = model.to(self.device)
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.master_of: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+        if self.config.master_weights:
+            self._make_master_weights()
+        fp16 = any(parameter.dtype == torch.float16 for parameter in model.parameters())
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
+        self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def step(self) -> StepResult:
+        import torch
+
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
+        grad_norm = float(norm)  # the one read of the device in a step
+        applied = grad_norm == grad_norm and grad_norm not in (float("inf"), float("-inf"))
+        if applied:
+            if self.config.gradient_clipping:
+                torch.nn.utils.clip_grads_with_norm_(self.trained, self.config.gradient_clipping, norm)
+            self.scaler.step(self.optimizer)
+            self.scheduler.step()
+            self._copy_master_weights()
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(applied, grad_norm)
+
+    def full_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in self.model_unwrapped.state_dict().items():
+            yield name, tensor.detach().cpu()
+
+    def save(self, path: Path) -> None:
+        import torch
+
+        state = {
+            "model": self.model_unwrapped.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "master_weights": [master.detach() for master in self.master_of.values()],
+        }
+        torch.save(state, path / STATE_FILE)
+
+    def load(self, path: Path) -> None:
+        import torch
+
+        try:
+            state = torch.load(path / STATE_FILE, map_location=self.device, weights_only=True)
+            self.model_unwrapped.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit this model and optimizer: {error}",
+                where=str(path),
+                remedy="resume with the model and optimizer sections that the checkpoint was written with",
+            ) from error
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        for master, saved in zip(self.master_of.values(), state["master_weights"], strict=True):
+            master.data.copy_(saved)
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _make_master_weights(self) -> None:
+        import torch
+
+        def add_up(parameter: torch.nn.Parameter) -> None:
+            master = self.master_of[parameter]
+            gradient = parameter.grad.float()  # type: ignore[union-attr]
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            parameter.grad = None
+
+        for group in self.optimizer.param_groups:
+            for position, parameter in enumerate(group["params"]):
+                if parameter.dtype in (torch.bfloat16, torch.float16):
+                    master = torch.nn.Parameter(parameter.detach().float(), requires_grad=True)
+                    self.master_of[parameter] = group["params"][position] = master
+                    parameter.register_post_accumulate_grad_hook(add_up)
+
+    def _copy_master_weights(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            for parameter, master in self.master_of.items():
+                parameter.copy_(master)
