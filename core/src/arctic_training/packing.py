@@ -1,7 +1,7 @@
 """Which rows share a training sequence, decided from their lengths alone.
 
-Pure functions on whole numbers, without torch or any array library, so that every data factory can plan with them and a plan
-can be shown before anything is tokenised twice or moved.
+Pure functions on whole numbers, without torch or any array library, so that every data factory can plan with them and a
+plan can be shown before a token is moved.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def plan_packs(lengths: Sequence[int], max_length: int) -> list[list[int]]:
         max_length: tokens that a pack may hold.
 
     Returns:
-        Packs of row indices. Each index stands in exactly one pack, the indices of a pack ascend, and packs are ordered by
-        their first index, so that a plan disturbs the order of the data as little as it can.
+        Packs of row indices. Each index stands in exactly one pack, the indices of a pack ascend, and packs are ordered
+        by their first index, so that a plan disturbs the order of the data as little as it can.
 
     Raises:
         ValueError: a length is below 1 or above ``max_length``; what to do with such a row is the caller's to decide.
@@ -116,7 +116,8 @@ class _OpenPacks:
     """Packs that still have space, found by the least space that is enough, in constant time for any real length.
 
     A pack with ``space`` tokens left stands in the list of that space. Two levels of bit sets tell which lists hold
-    something: blocks of 1024 spaces, and one set over the blocks. The lowest set bit at or above a length is the tightest fit.
+    something: blocks of 1024 spaces, and one set over the blocks. The lowest set bit at or above a length is the
+    tightest fit.
     """
 
     _BLOCK_BITS = 10
@@ -141,7 +142,7 @@ class _OpenPacks:
         packs.append(pack)
 
     def take_tightest(self, length: int) -> tuple[int | None, int]:
-        """Takes out the pack with the least space that holds ``length`` tokens, and tells that space; ``None`` if none does."""
+        """Takes out the pack with the least space that holds ``length`` tokens, and tells that space; None if no pack."""
         block, low = length >> self._BLOCK_BITS, length & self._BLOCK_MASK
         bits = self._blocks[block] >> low << low
         if not bits:
