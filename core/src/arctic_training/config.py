@@ -10,9 +10,10 @@ import copy
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
@@ -93,10 +94,12 @@ def _copy_mutable_defaults(cls: type, fields: list[attrs.Attribute]) -> list[att
 class Config:
     """A section of a recipe. Subclasses declare its keys as annotated fields, with ``key()`` or a plain default.
 
-    ``given`` holds the names of the keys that the recipe set, as opposed to those that took their default.
+    ``given`` holds the names of the keys that the recipe set, as opposed to those that took their default; ``spelling`` the
+    name that the recipe used for each, which may be an alias.
     """
 
     given: ClassVar[frozenset[str]] = frozenset()
+    spelling: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -130,6 +133,8 @@ class ComponentConfig(Config):
 
     kind: ClassVar[str] = ""
     component: ClassVar[type | None] = None
+    may_stand_alone: ClassVar[bool] = False
+    """Whether a list of such sections may be given as the one section that it holds."""
 
     type: str = key("", doc="Name of the component that this section configures.")
 
@@ -146,6 +151,33 @@ class ComponentConfig(Config):
     def defaults_at(cls, place: Place) -> Mapping[str, Any]:
         """Defaults that differ from place to place, for keys that the recipe does not give."""
         return {}
+
+
+@attrs.frozen
+class KeyProblem:
+    """What a ``FreeConfig`` found wrong: the path below the section, the message, and whether key or value is at fault."""
+
+    path: tuple[Any, ...]
+    message: str
+    of: Literal["key", "value"] = "value"
+    remedy: str = ""
+
+
+class FreeConfig(Config):
+    """A section whose keys another library defines, such as ``deepspeed:``.
+
+    A plugin registers a subclass through ``arctic_register_config_sections``. When the trainer's own config has a key of the
+    section's name, the checked value is stored there; else in ``config.sections``. An absent or empty section is not checked.
+    """
+
+    @classmethod
+    @abstractmethod
+    def structure_free(cls, mapping: Mapping[str, Any]) -> tuple[Any, Iterable[KeyProblem]]:
+        """The value to store, and what is wrong with it.
+
+        Args:
+            mapping: the section with every text that is a number converted to one.
+        """
 
 
 @attrs.frozen
@@ -190,6 +222,18 @@ def keys_of(config_class: type[Config]) -> tuple[KeyInfo, ...]:
 def default_value(info: KeyInfo) -> Any:
     """A fresh copy of a key's default."""
     return copy.deepcopy(info.default)
+
+
+def walk(config: Config, path: tuple = ()) -> Iterator[tuple[tuple, KeyInfo, Any]]:
+    """Every key of a structured section and of the sections inside it: its path, what is said about it, its value."""
+    for info in keys_of(type(config)):
+        value = getattr(config, info.name)
+        yield (*path, info.name), info, value
+        if isinstance(value, Config):
+            yield from walk(value, (*path, info.name))
+        for index, item in enumerate(value if isinstance(value, (list, tuple)) else ()):
+            if isinstance(item, Config):
+                yield from walk(item, (*path, info.name, index))
 
 
 def annotate(config: Config, **attributes: Any) -> None:

@@ -1,0 +1,256 @@
+"""From a recipe to the configuration of a run: each section structured by the class of the component it selects.
+
+Pure, and without torch: it imports the modules of the components that the recipe selects and looks at nothing else.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from arctic_training._exports import KNOWN_COMPONENTS, KNOWN_KEYS, KNOWN_SECTIONS
+from arctic_training.config import ComponentConfig, Config, FreeConfig, Place, annotate, keys_of
+from arctic_training.errors import PluginError
+from arctic_training.human_numbers import convert_leaves
+from arctic_training.recipe import Recipe
+from arctic_training.structuring import INVALID, Choice, Structurer
+from arctic_training.wording import found, nearest
+
+if TYPE_CHECKING:
+    from arctic_training.plugins import PluginManager
+    from arctic_training.trainer import TrainerConfig
+
+DEFAULT_TRAINER = "sft"
+
+TRAINER_ATTRIBUTES = {
+    "model": "model_factory",
+    "tokenizer": "tokenizer_factory",
+    "data": "data_factory",
+    "loss": "loss_factory",
+    "optimizer": "optimizer_factory",
+    "scheduler": "scheduler_factory",
+    "checkpoint": "checkpoint_engine",
+}
+"""The annotation of a trainer that names the classes it works with, by kind; the first is the default."""
+
+AUTOMATIC_KINDS = ("engine", "checkpoint")
+"""Kinds for which ``type: auto`` leaves the choice to the run."""
+
+
+def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> TrainerConfig:
+    """Structure a recipe into the configuration of its trainer.
+
+    The result remembers, besides its keys: ``recipe``, ``plugins``, ``trainer_class``, ``warnings`` (lines for the user) and
+    ``sections`` (what plugins contributed). Each section with a ``type`` remembers its ``component``.
+
+    Args:
+        recipe: what ``load_recipe`` read.
+        plugins: the manager of this run.
+        code: whether the Python file of the recipe may be loaded.
+
+    Raises:
+        RecipeError: with every problem, each with its place, what was expected and the nearest key.
+        PluginError: the code of a selected component cannot be imported or is no component.
+    """
+    if code:
+        from arctic_training.code import load_code
+
+        load_code(recipe, plugins)
+    sections = _RecipeSections(recipe, plugins)
+    structurer = Structurer(recipe, sections)
+    trainer = _choose_trainer(recipe, sections, structurer)
+    structurer.finish()
+    sections.trainer = trainer
+    contributed, data = _contributed(recipe, plugins, trainer.config_class(), structurer)
+    declared = _section_classes(plugins)
+    config = structurer.keys(data, trainer.config_class(), also=declared)
+    structurer.finish()
+    if "type" not in config.given:
+        config.type = trainer.name
+    for name in [name for name in contributed if name in trainer_keys(trainer)]:
+        setattr(config, name, contributed.pop(name))
+    annotate(
+        config,
+        recipe=recipe,
+        plugins=plugins,
+        trainer_class=trainer,
+        warnings=structurer.warnings,
+        sections=contributed,
+    )
+    return config
+
+
+def trainer_keys(trainer: type) -> set[str]:
+    """Names of the top-level keys of a trainer's recipe."""
+    return {info.name for info in keys_of(trainer.config_class())}  # type: ignore[attr-defined]
+
+
+class _RecipeSections:
+    """Chooses the class of each section by its ``type``, the trainer's annotations and what is registered."""
+
+    def __init__(self, recipe: Recipe, plugins: PluginManager) -> None:
+        self.recipe = recipe
+        self.registry = plugins.registry
+        self.trainer: Any = None
+        self.data_factory: Any = None
+
+    def place(self, config_class: type[ComponentConfig], path: tuple) -> Place:
+        """Where a section stands; its default source comes from the data factory, which was chosen before it."""
+        name = next((part for part in reversed(path) if isinstance(part, str)), "")
+        return Place(name, self.registry.names(config_class.kind))
+
+    def choose(self, config_class: type[ComponentConfig], name: str, path: tuple) -> Choice:
+        """The classes of a section."""
+        kind = config_class.kind
+        declared = self._declared(kind, path)
+        if kind in AUTOMATIC_KINDS and name in ("", "auto") and not (declared and not inspect.isabstract(declared[0])):
+            return Choice(config_class, None, "auto")
+        component = self._named(kind, name, declared) if name else self._default(kind, declared)
+        own_class = component.config_class()
+        if not issubclass(own_class, config_class):
+            raise PluginError(
+                f"the config class {own_class.__qualname__} of {component.__qualname__} must be a subclass of "
+                f"{config_class.__qualname__}",
+                where=component.__module__,
+                remedy=f"derive it from {config_class.__qualname__}",
+            )
+        if kind == "data":
+            self.data_factory = component
+        return Choice(own_class, component, name or component.name)
+
+    def unknown_key(self, path: tuple) -> str:
+        """Who has a key that this recipe's section does not have."""
+        *section, name = path
+        if not isinstance(name, str):
+            return ""
+        if not section and name in KNOWN_SECTIONS:
+            return f"the section comes with {KNOWN_SECTIONS[name]}: pip install {KNOWN_SECTIONS[name]}"
+        owner = KNOWN_KEYS.get((".".join(str(part) for part in section), name))
+        return f"it is a key of the trainer {owner[0]!r}, which comes with {owner[1]}" if owner else ""
+
+    def unknown_type(self, kind: str, name: str) -> str:
+        """What to say about a ``type`` that is not registered."""
+        message = f"there is no {_words(kind)} {name!r}"
+        if distribution := KNOWN_COMPONENTS.get((kind, name)):
+            return f"{message} here: it comes with {distribution}; pip install {distribution}"
+        known = self.registry.names(kind)
+        near = nearest(name, known)
+        return f"{message}; {near or 'there are ' + ', '.join(known) if known else 'none is installed'}"
+
+    def is_registered(self, kind: str, name: str) -> bool:
+        """Whether a name, with or without its distribution, is registered."""
+        return name.rpartition(":")[2] in self.registry.names(kind)
+
+    def _declared(self, kind: str, path: tuple) -> tuple[type, ...]:
+        """The classes that the trainer's annotation allows in this section, the default first."""
+        if self.trainer is None or kind not in TRAINER_ATTRIBUTES:
+            return ()
+        own = self.trainer.declared(f"{path[0]}_factory") if path and isinstance(path[0], str) else ()
+        return own or self.trainer.declared(TRAINER_ATTRIBUTES[kind])
+
+    def _named(self, kind: str, name: str, declared: tuple[type, ...]) -> Any:
+        for candidate in declared:
+            if vars(candidate).get("name") == name or getattr(candidate, "name", "") == name:
+                if not inspect.isabstract(candidate):
+                    return candidate
+        if not self.is_registered(kind, name):
+            raise ValueError(self.unknown_type(kind, name))
+        component = self.registry.get(kind, name)
+        if declared and not issubclass(component, declared) and self.recipe.data.get("skip_validation") is not True:
+            allowed = " or ".join(candidate.__qualname__ for candidate in declared)
+            raise ValueError(
+                f"the trainer {self.trainer.name!r} works with {allowed}, and {name!r} is none; "
+                "'skip_validation: true' lets it through"
+            )
+        return component
+
+    def _default(self, kind: str, declared: tuple[type, ...]) -> Any:
+        if declared and not inspect.isabstract(declared[0]):
+            return declared[0]
+        if kind == "data_source" and self.data_factory is not None and self.data_factory.default_source:
+            return self._named(kind, self.data_factory.default_source, declared)
+        from arctic_training.builtin import DEFAULT_TYPES
+
+        names = DEFAULT_TYPES.get(kind, ())
+        for name in names:
+            if self.is_registered(kind, name):
+                return self._named(kind, name, declared)
+        if names:
+            raise ValueError(self.unknown_type(kind, names[0]))
+        known = ", ".join(self.registry.names(kind)) or "none is installed"
+        raise ValueError(f"a 'type' is required, there is no default {_words(kind)}: {known}")
+
+
+def _choose_trainer(recipe: Recipe, sections: _RecipeSections, structurer: Structurer) -> Any:
+    name = recipe.data.get("type", DEFAULT_TRAINER)
+    if not isinstance(name, str):
+        return structurer.refuse(f"expected text, found {found(name)}", path=("type",))
+    if not sections.is_registered("trainer", name):
+        return structurer.refuse(sections.unknown_type("trainer", name), path=("type",))
+    return sections.registry.get("trainer", name)
+
+
+def _section_classes(plugins: PluginManager) -> dict[str, type[Config]]:
+    """What plugins contribute to the top level of a recipe."""
+    classes: dict[str, type[Config]] = {}
+    for contribution in plugins.hook.arctic_register_config_sections():
+        for name, config_class in (contribution or {}).items():
+            if classes.get(name, config_class) is not config_class:
+                raise PluginError(
+                    f"two plugins contribute a section {name!r}: {_source(classes[name])} and {_source(config_class)}",
+                    remedy="block one of them: -p no:NAME",
+                )
+            if not (isinstance(config_class, type) and issubclass(config_class, Config)):
+                raise PluginError(f"the section {name!r} needs a subclass of Config, not {config_class!r}")
+            classes[name] = config_class
+    return classes
+
+
+def _contributed(
+    recipe: Recipe, plugins: PluginManager, config_class: type[Config], structurer: Structurer
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections of plugins, structured, and the rest of the recipe.
+
+    A section that another library defines (``FreeConfig``) may share its name with a key of the trainer. Such a key without a
+    plugin that can check it is refused when it holds anything.
+    """
+    classes = _section_classes(plugins)
+    own_keys = {info.name for info in keys_of(config_class)}
+    rest = dict(recipe.data)
+    values: dict[str, Any] = {}
+    for name, section_class in classes.items():
+        if name in own_keys and not issubclass(section_class, FreeConfig):
+            raise PluginError(
+                f"the section {name!r} of {_source(section_class)} is already a key of {_source(config_class)}",
+                remedy="give the section another name",
+            )
+        if issubclass(section_class, FreeConfig):
+            if rest.get(name):
+                values[name] = _free(rest[name], section_class, name, structurer)
+                rest.pop(name)
+        else:
+            values[name] = structurer.structure(rest.pop(name, None), section_class, (name,))
+    for name, distribution in KNOWN_SECTIONS.items():
+        if name in own_keys and name not in classes and rest.get(name):
+            remedy = f"pip install {distribution}"
+            structurer.refuse(f"the section needs {distribution}", path=(name,), of="key", remedy=remedy)
+    return values, rest
+
+
+def _free(value: Any, section_class: type[FreeConfig], name: str, structurer: Structurer) -> Any:
+    mapping = structurer.structure(value, dict[str, Any], (name,))
+    if mapping is INVALID:
+        return INVALID
+    result, problems = section_class.structure_free(convert_leaves(mapping))
+    for problem in problems:
+        structurer.refuse(problem.message, path=(name, *problem.path), of=problem.of, remedy=problem.remedy)
+    return result
+
+
+def _source(config_class: type) -> str:
+    return f"{config_class.__module__}.{config_class.__qualname__}"
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ")
