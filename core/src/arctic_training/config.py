@@ -7,8 +7,8 @@ A config class stands beside the component it configures. Its fields are the key
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
-import types
 import typing
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -44,6 +44,7 @@ def key(
     aliases: tuple[str, ...] = (),
     deprecated: str = "",
     later: str = "",
+    when_given: bool = False,
 ) -> Any:
     """Declare a key of a section.
 
@@ -55,6 +56,7 @@ def key(
         aliases: other names under which a recipe may give the key.
         deprecated: what to do instead; a recipe that gives the key gets a warning.
         later: the feature and the plugin that will bring it. The key validates, a run refuses more than its default.
+        when_given: giving the key does something even with its default, so that a resolved recipe must not add it.
     """
     metadata = {
         _METADATA: {
@@ -63,6 +65,7 @@ def key(
             "aliases": aliases,
             "deprecated": deprecated,
             "later": later,
+            "when_given": when_given,
         }
     }
     if factory is not None:
@@ -192,6 +195,7 @@ class KeyInfo:
     aliases: tuple[str, ...] = ()
     deprecated: str = ""
     later: str = ""
+    when_given: bool = False
 
     @property
     def required(self) -> bool:
@@ -206,7 +210,8 @@ def keys_of(config_class: type[Config]) -> tuple[KeyInfo, ...]:
     Raises:
         PluginError: the annotation of a key cannot be resolved.
     """
-    hints = _type_hints(config_class)
+    fields = [field for field in attrs.fields(config_class) if field.init]
+    hints = _type_hints(config_class, {field.name for field in fields})
     return tuple(
         KeyInfo(
             name=field.name,
@@ -214,8 +219,7 @@ def keys_of(config_class: type[Config]) -> tuple[KeyInfo, ...]:
             default=_default_of(field),
             **field.metadata.get(_METADATA, {}),
         )
-        for field in attrs.fields(config_class)
-        if field.init
+        for field in fields
     )
 
 
@@ -247,16 +251,18 @@ def _default_of(field: attrs.Attribute) -> Any:
     return field.default
 
 
-def _type_hints(config_class: type[Config]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(config_class)
-    except Exception as error:
-        module = sys.modules.get(config_class.__module__, types.ModuleType(""))
-        raise PluginError(
-            f"the annotations of {config_class.__qualname__} cannot be resolved: {error}",
-            where=getattr(module, "__file__", None) or config_class.__module__,
-            remedy="import the types of its keys at module level, outside `if TYPE_CHECKING`",
-        ) from error
-
-
-_make_attrs_class(Config)
+def _type_hints(config_class: type[Config], names: Collection[str]) -> dict[str, Any]:
+    """The types of these fields. Other annotations (``ClassVar``) may name what only type checkers import."""
+    hints: dict[str, Any] = {}
+    for base in reversed(config_class.__mro__):
+        own = {name: hint for name, hint in inspect.get_annotations(base).items() if name in names}
+        stand_in = type(base.__name__, (), {"__annotations__": own, "__module__": base.__module__})
+        try:
+            hints |= typing.get_type_hints(stand_in)
+        except Exception as error:  # noqa: BLE001 - the annotation is an expression of somebody else
+            raise PluginError(
+                f"the annotations of {config_class.__qualname__} cannot be resolved: {error}",
+                where=getattr(sys.modules.get(base.__module__), "__file__", None) or base.__module__,
+                remedy="import the types of its keys at module level, outside `if TYPE_CHECKING`",
+            ) from error
+    return hints

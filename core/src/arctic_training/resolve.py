@@ -6,7 +6,6 @@ Pure, and without torch: it imports the modules of the components that the recip
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from arctic_training._exports import KNOWN_COMPONENTS, KNOWN_KEYS, KNOWN_SECTIONS
@@ -41,7 +40,7 @@ AUTOMATIC_KINDS = ("engine", "checkpoint")
 def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> TrainerConfig:
     """Structure a recipe into the configuration of its trainer.
 
-    The result remembers, besides its keys: ``recipe``, ``plugins``, ``trainer_class``, ``warnings`` (lines for the user) and
+    The result remembers, besides its keys: ``recipe``, ``plugin_manager``, ``trainer_class``, ``warnings`` (lines for the user) and
     ``sections`` (what plugins contributed). Each section with a ``type`` remembers its ``component``.
 
     Args:
@@ -67,13 +66,13 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
     config = structurer.keys(data, trainer.config_class(), also=declared)
     structurer.finish()
     if "type" not in config.given:
-        config.type = trainer.name
+        config.type = own_name(trainer)
     for name in [name for name in contributed if name in trainer_keys(trainer)]:
         setattr(config, name, contributed.pop(name))
     annotate(
         config,
         recipe=recipe,
-        plugins=plugins,
+        plugin_manager=plugins,
         trainer_class=trainer,
         warnings=structurer.warnings,
         sections=contributed,
@@ -84,6 +83,11 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
 def trainer_keys(trainer: type) -> set[str]:
     """Names of the top-level keys of a trainer's recipe."""
     return {info.name for info in keys_of(trainer.config_class())}  # type: ignore[attr-defined]
+
+
+def own_name(component: Any) -> str:
+    """The name that a class is registered under: its own ``name``, not that of its base, else the name of the class."""
+    return vars(component).get("name") or component.__name__
 
 
 class _RecipeSections:
@@ -98,7 +102,8 @@ class _RecipeSections:
     def place(self, config_class: type[ComponentConfig], path: tuple) -> Place:
         """Where a section stands; its default source comes from the data factory, which was chosen before it."""
         name = next((part for part in reversed(path) if isinstance(part, str)), "")
-        return Place(name, self.registry.names(config_class.kind))
+        default = getattr(self.data_factory, "default_source", "") if config_class.kind == "data_source" else ""
+        return Place(name, self.registry.names(config_class.kind), default)
 
     def choose(self, config_class: type[ComponentConfig], name: str, path: tuple) -> Choice:
         """The classes of a section."""
@@ -117,7 +122,7 @@ class _RecipeSections:
             )
         if kind == "data":
             self.data_factory = component
-        return Choice(own_class, component, name or component.name)
+        return Choice(own_class, component, name or own_name(component))
 
     def unknown_key(self, path: tuple) -> str:
         """Who has a key that this recipe's section does not have."""
@@ -151,9 +156,8 @@ class _RecipeSections:
 
     def _named(self, kind: str, name: str, declared: tuple[type, ...]) -> Any:
         for candidate in declared:
-            if vars(candidate).get("name") == name or getattr(candidate, "name", "") == name:
-                if not inspect.isabstract(candidate):
-                    return candidate
+            if own_name(candidate) == name and not inspect.isabstract(candidate):
+                return candidate
         if not self.is_registered(kind, name):
             raise ValueError(self.unknown_type(kind, name))
         component = self.registry.get(kind, name)

@@ -115,7 +115,7 @@ def read_text(path: Path, file: str) -> str:
         raise RecipeError(problem) from None
 
 
-def node_of(value: Any, *, at: Location = Location(), layer: int = 0) -> Node:  # noqa: B008 - frozen
+def node_of(value: Any, *, at: Location = Location(), layer: int = 0) -> Node:
     """The tree of a plain Python value, which has no places of its own."""
     content = value
     if isinstance(value, Mapping):
@@ -153,7 +153,7 @@ def _compose(text: str, file: str) -> Any:
         raise RecipeError(at.problem(f"the character {error.character!r} is not allowed in YAML")) from None
     except RecursionError:
         raise RecipeError(Location(file, 1, 1).problem("the recipe is nested too deeply")) from None
-    except Exception as error:  # whatever the parser stumbles over is a fault of the text
+    except Exception as error:  # noqa: BLE001 - whatever the parser stumbles over is a fault of the text
         raise RecipeError(Location(file, 1, 1).problem(f"this is not YAML: {error}")) from None
 
 
