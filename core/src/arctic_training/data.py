@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from arctic_training._exports import lazy_attribute
 from arctic_training.component import Component
-from arctic_training.config import ComponentConfig, key
+from arctic_training.config import ComponentConfig, Place, key
 from arctic_training.dataloader import DataLoader
 from arctic_training.errors import DataError
+from arctic_training.shorthand import default_split, is_split, source_from_shorthand
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,17 @@ class SourceConfig(ComponentConfig):
     def check(self):
         if self.sample_ratio is not None and self.sample_count is not None:
             yield "sample_count", "contradicts sample_ratio: give one of them"
+        if not is_split(self.split):
+            yield "split", f"expected a split such as 'train' or 'train[:10%]', found {self.split!r}"
+
+    @classmethod
+    def from_shorthand(cls, value: Any, place: Place) -> Mapping[str, Any]:
+        """``name:split[slice]``; the name of a registered source, or what the default source loads."""
+        return source_from_shorthand(value, place)
+
+    @classmethod
+    def defaults_at(cls, place: Place) -> Mapping[str, Any]:
+        return {"split": default_split(place)}
 
 
 class DataConfig(ComponentConfig):
