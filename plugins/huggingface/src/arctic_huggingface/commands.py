@@ -1,0 +1,12 @@
+"""The commands that this plugin brings to ``arctic``; a module of its own, so that asking for help loads nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arctic_training.hookspecs import hookimpl
+
+
+@hookimpl
+def arctic_register_commands(commands: Any) -> None:
+    commands.add("generate", "arctic_huggingface.generate:command", "text from a trained model")

@@ -1,0 +1,112 @@
+"""Names and folders: where a model, tokenizer or dataset that a recipe names is to be found, and why it was not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from arctic_training.errors import ArcticError
+
+
+def local_path(name: str, run: Any) -> Path | None:
+    """The file or folder that ``name`` stands for, or None when it is a name on the hub.
+
+    A relative path is looked for beside the recipe, then in the working directory.
+
+    Raises:
+        ArcticError: ``name`` can only be a path (``./x``, ``/x``, ``~/x``), and nothing is there.
+    """
+    path = Path(name).expanduser()
+    for folder in search_folders(run):
+        if (folder / path).exists():
+            return folder / path
+    if name.startswith(("/", "./", "../", "~")):
+        looked_in = " or ".join(str(folder / path) for folder in search_folders(run)) if not path.is_absolute() else name
+        raise ArcticError(f"there is no {looked_in}", remedy="correct the path; a relative one starts beside the recipe")
+    return None
+
+
+def search_folders(run: Any) -> list[Path]:
+    """Where relative paths of a recipe start: its own folder, then the working directory."""
+    recipe = getattr(run.config, "recipe", None)
+    folders = [Path(recipe.directory)] if recipe is not None and recipe.path is not None else []
+    return [*folders, Path.cwd()]
+
+
+@contextmanager
+def found(what: str, name: str, where: str, error_class: type[ArcticError] = ArcticError) -> Iterator[None]:
+    """Turn what the libraries raise when they cannot find or read something into an error that says what to do.
+
+    Args:
+        what: the thing looked for, such as ``model``.
+        name: as the recipe names it.
+        where: the recipe's key.
+        error_class: kind of error to raise.
+    """
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    def explained(reason: str, remedy: str) -> ArcticError:
+        return error_class(f"{what} {name!r}: {reason}", where=where, remedy=remedy)
+
+    try:
+        yield
+    except ArcticError:
+        raise
+    except Exception as error:
+        chain = list(_chain(error))
+        if any(isinstance(link, GatedRepoError) for link in chain):
+            raise explained(
+                "access to it is restricted", "ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
+            ) from error
+        if any(isinstance(link, RevisionNotFoundError) for link in chain):
+            raise explained("the hub has no such revision of it", "correct the revision") from error
+        if any(isinstance(link, RepositoryNotFoundError) for link in chain):
+            raise explained(
+                "there is no such folder, and the hub does not know it (or hides it from you)",
+                "correct the name, or log in with `hf auth login` if it is private",
+            ) from error
+        if "trust_remote_code" in str(error):
+            raise explained(
+                "it needs Python code of its own, which is not run unasked",
+                "read that code, then set trust_remote_code: true in this section",
+            ) from error
+        if _is_offline(chain):
+            raise explained(f"it is no local folder, and {_why_offline()}", _OFFLINE_REMEDY) from error
+        if any(isinstance(link, (OSError, ValueError, HfHubHTTPError, KeyError, ImportError)) for link in chain):
+            raise explained(_first_line(error), "see the log for the whole of it") from error
+        raise
+
+
+_OFFLINE_REMEDY = (
+    "download it before (`hf download NAME`) where there is a network, give the path of a local folder, "
+    "or unset HF_HUB_OFFLINE"
+)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_offline(chain: list[BaseException]) -> bool:
+    names = {
+        "LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout",
+        "ReadTimeout", "ProxyError", "MaxRetryError", "NameResolutionError", "gaierror",
+    }  # fmt: skip
+    return any(base.__name__ in names for link in chain for base in type(link).__mro__)
+
+
+def _why_offline() -> str:
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
+            return f"{name} is set and it is not in the cache"
+    return "the hub cannot be reached and it is not in the cache"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

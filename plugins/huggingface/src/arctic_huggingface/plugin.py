@@ -1,0 +1,28 @@
+"""What this plugin offers to a run. Only names and hook implementations; the libraries are imported when they are used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arctic_training.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from arctic_training.registry import Components
+    from arctic_training.trainer import Trainer
+
+
+@hookimpl
+def arctic_register_components(components: Components) -> None:
+    components.model("huggingface", "arctic_huggingface.model:HFModelFactory")
+    components.tokenizer("huggingface", "arctic_huggingface.tokenizer:HFTokenizerFactory")
+    components.data_source("huggingface", "arctic_huggingface.source:HFDataSource")
+    components.data_source("huggingface_instruct", "arctic_huggingface.source:HFInstructDataSource")
+    components.scheduler("huggingface", "arctic_huggingface.scheduler:HFSchedulerFactory")
+    components.checkpoint("huggingface", "arctic_huggingface.checkpoint:HFCheckpointEngine")
+
+
+@hookimpl
+def arctic_train_start(trainer: Trainer) -> None:
+    from arctic_huggingface.attention import check_packing
+
+    check_packing(trainer)

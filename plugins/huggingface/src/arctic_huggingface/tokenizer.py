@@ -1,0 +1,92 @@
+"""The tokenizer factory ``huggingface``, with a chat template of the recipe's own where it gives one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from arctic_huggingface.hub import found, local_path, search_folders
+from arctic_training.config import key
+from arctic_training.errors import ArcticError
+from arctic_training.tokenizer import TokenizerConfig, TokenizerFactory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class HFTokenizerConfig(TokenizerConfig):
+    chat_template: str | None = key(
+        None, doc="Jinja text, or the path of a .jinja file, that replaces the tokenizer's chat template."
+    )
+    tokenize_kwargs: dict[str, Any] = key(factory=dict, doc="Arguments for the tokenizer's constructor.")
+    revision: str | None = key(None, doc="Branch, tag or commit on the hub; the model's when the name is the model's.")
+    trust_remote_code: bool = key(False, doc="Run the Python code that comes with the tokenizer.")
+
+
+class HFTokenizerFactory(TokenizerFactory):
+    """Builds the tokenizer of a model, or of the recipe's choice."""
+
+    name: ClassVar[str] = "huggingface"
+    config: HFTokenizerConfig
+
+    def create_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, padding on the right, with a pad token and the recipe's chat template.
+
+        Raises:
+            ArcticError: there is no such tokenizer, or the chat template cannot be read.
+        """
+        from transformers import AutoTokenizer
+
+        model = self.run.config.model
+        name = self.config.name_or_path or model.name_or_path
+        revision = self.config.revision
+        if revision is None and name == model.name_or_path:
+            revision = getattr(model, "revision", None)
+        arguments: dict[str, Any] = {"trust_remote_code": self.config.trust_remote_code, **self.config.tokenize_kwargs}
+        if revision:
+            arguments["revision"] = revision
+        with found("tokenizer", name, "tokenizer.name_or_path"):
+            tokenizer = AutoTokenizer.from_pretrained(str(local_path(name, self.run) or name), **arguments)
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token is None:
+            self._choose_pad_token(tokenizer, name)
+        if self.config.chat_template is not None:
+            tokenizer.chat_template = self._chat_template(self.config.chat_template)
+        return tokenizer
+
+    def fingerprint(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """sha256 over everything that decides which ids a text or a chat becomes."""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        content = {
+            "class": type(tokenizer).__name__,
+            "backend": backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
+            "chat_template": tokenizer.chat_template,
+            "special_tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+            "arguments": self.config.tokenize_kwargs,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _choose_pad_token(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        if tokenizer.eos_token is None:
+            raise ArcticError(
+                f"tokenizer {name!r} has neither a pad token nor an end-of-text token to pad with",
+                where="tokenizer",
+                remedy="name one: tokenizer: {tokenize_kwargs: {pad_token: ...}}",
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+        self.run.say(f"tokenizer: no pad token, {tokenizer.eos_token!r} is used for padding, which is never trained on")
+
+    def _chat_template(self, given: str) -> str:
+        if "\n" in given or "{" in given:
+            return given
+        for folder in search_folders(self.run):
+            path = folder / Path(given).expanduser()
+            if path.is_file():
+                return path.read_text(encoding="utf-8")
+        raise ArcticError(
+            f"there is no file {given!r}, and it is no template either",
+            where="tokenizer.chat_template",
+            remedy="give Jinja text, or the path of a .jinja file beside the recipe",
+        )
