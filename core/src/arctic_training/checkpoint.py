@@ -17,6 +17,7 @@ from arctic_training.config import ComponentConfig, key
 
 class CheckpointConfig(ComponentConfig):
     kind: ClassVar[str] = "checkpoint"
+    may_stand_alone: ClassVar[bool] = True
 
     type: str = key("auto", doc="Kind of checkpoint; auto is the engine's own, which can be resumed from.")
     output_dir: str = key(doc="Directory that checkpoints are written into, each as `global_step_<n>`.")

@@ -259,7 +259,7 @@ def _type_hints(config_class: type[Config], names: Collection[str]) -> dict[str,
         stand_in = type(base.__name__, (), {"__annotations__": own, "__module__": base.__module__})
         try:
             hints |= typing.get_type_hints(stand_in)
-        except Exception as error:  # noqa: BLE001 - the annotation is an expression of somebody else
+        except Exception as error:
             raise PluginError(
                 f"the annotations of {config_class.__qualname__} cannot be resolved: {error}",
                 where=getattr(sys.modules.get(base.__module__), "__file__", None) or base.__module__,

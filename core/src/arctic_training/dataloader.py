@@ -109,6 +109,7 @@ class DataLoader:
             sampler=range(start * self.accumulation, total),
             num_workers=self.num_workers if total else 0,
             pin_memory=self.pin_memory,
+            generator=torch.Generator(),  # its own, or each pass would draw from the random numbers of training
         )
         step: list[MicroBatch] = []
         for micro_batch in loader:

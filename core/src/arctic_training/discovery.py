@@ -1,6 +1,7 @@
 """Finds plugins among the installed distributions and imports them one by one, so that one that fails stops no other.
 
-Blocked plugins are sorted out before anything is imported; entry points come sorted by name, not in the order of directories.
+Blocked plugins are sorted out before anything is imported; the others come sorted by name, not in the order of
+directories, which differs between machines.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Candidate:
         """Import the plugin and return the object that its entry point names.
 
         Raises:
-            PluginError: the import raised anything (``SystemExit`` and ``SyntaxError`` too), or another distribution uses
-                the same entry-point name. ``KeyboardInterrupt`` passes.
+            PluginError: the import raised anything (``SystemExit`` and ``SyntaxError`` too, ``KeyboardInterrupt`` passes),
+                or another distribution uses the same entry-point name.
         """
         if self.rivals:
             raise _duplicate(self.info, self.rivals)
@@ -65,7 +66,7 @@ def named_module(target: str) -> Candidate:
 def _installed(group: str) -> Iterator[Candidate]:
     for entry in entry_points(group=group):
         distribution = entry.dist
-        metadata = distribution.metadata if distribution is not None else {}
+        metadata: Any = distribution.metadata if distribution is not None else {}
         info = PluginInfo(
             name=entry.name,
             distribution=metadata["Name"] if "Name" in metadata else "",
@@ -107,7 +108,7 @@ def _import_error(candidate: Candidate, error: BaseException) -> PluginError:
 
 
 def _requirement_for(module: str, distribution: Distribution | None) -> str:
-    """The requirement of the plugin's distribution that the missing module most likely belongs to, else its own name."""
+    """The requirement of the plugin's distribution that goes by the missing module's name, else that name alone."""
     for requirement in (distribution.requires if distribution else None) or ():
         stated = requirement.partition(";")[0].strip()
         name = stated

@@ -45,6 +45,8 @@ class Engine(Component):
     config: EngineConfig
     needs_process_group: ClassVar[bool] = False
     """Whether a single process must be a process group of one."""
+    checkpoint_type: ClassVar[str] = "torch"
+    """The checkpoint component that an entry without ``type`` means."""
     model: Any
     model_unwrapped: torch.nn.Module
 

@@ -1,7 +1,7 @@
-"""Watches hook implementations at work: who answered, which wrapper changed the answer, in whose code an exception arose.
+"""Watches hook implementations at work: who answered, which wrapper lost the answer, in whose code an exception arose.
 
-pluggy hands results on without saying whose they are. Each function is therefore registered inside a thin one that notes
-the value it gave, on the trail of the call that is being watched; without a trail it costs one comparison.
+pluggy hands results on without saying whose they are. Each function is therefore registered inside a thin one that
+notes the value on the trail of the call that is being watched; without a trail it costs one comparison.
 """
 
 from __future__ import annotations

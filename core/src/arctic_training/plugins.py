@@ -1,34 +1,32 @@
 """The plugin manager: one is made for each run, by a function, and holds its plugins, their order and their provenance.
 
-Order of registration: core's builtins, installed plugins sorted by name, what the recipe names, the recipe's code, callbacks.
-Of two implementations of a hook the one registered last runs first; ``plugins.order`` in the recipe overrules that.
+Order of registration: core's builtins, installed plugins sorted by name, what the recipe names, the recipe's code. Of two
+implementations of a hook the one registered last runs first; ``plugins.order`` in the recipe overrules that.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
-import pluggy
 
 from arctic_training.discovery import GROUP, Candidate, discover, named_module
 from arctic_training.errors import PluginError
-from arctic_training.observation import Expected, Watch, trace_line, verdict
+from arctic_training.hook_calls import Carrier, HookCalls
 from arctic_training.provenance import (
     Broken,
     PluginInfo,
     describe_fault,
-    did_you_mean,
     first_line,
     is_named,
     location_of_fault,
 )
 from arctic_training.recipe_plugins import absent_plugins, doubtful_blocks, read_recipe_plugins, unmet_requirements
 from arctic_training.registry import Components, Registry
-from arctic_training.signatures import Implementation, implementations_of, specifications_of
+from arctic_training.signatures import Implementation, implementations_of
 
 CORE = "core"
 _REGISTER_COMPONENTS = "arctic_register_components"
@@ -76,26 +74,15 @@ def create_plugin_manager(
 class _Record:
     info: PluginInfo
     plugin: Any
-    carrier: Any
+    carrier: Carrier
 
 
-class _Carrier:
-    """What pluggy gets to see of a plugin: its hook functions. Two of them are equal only if they are one."""
-
-
-class PluginManager:
-    """Registers plugins and calls their hooks.
-
-    ``hook`` is pluggy's relay: ``manager.hook.arctic_step_end(step=..., ...)``. ``registry`` holds the components.
-    """
+class PluginManager(HookCalls):
+    """The plugins of one run: found, blocked, loaded, ordered and accounted for. ``registry`` holds their components."""
 
     def __init__(self, hookspecs: Any, *, block: Iterable[str] = ()) -> None:
-        self._pluggy = pluggy.PluginManager("arctic")
-        self._pluggy.add_hookspecs(hookspecs)
-        self.hook: Any = self._pluggy.hook
-        self.specifications = specifications_of(hookspecs)
+        super().__init__(hookspecs)
         self.registry = Registry()
-        self._watch = Watch()
         self._block = list(block)
         self._order: tuple[str, ...] = ()
         self._infos: list[PluginInfo] = []
@@ -114,21 +101,6 @@ class PluginManager:
     def broken(self) -> list[Broken]:
         """What a run stops on: plugins that fail, names offered twice, demands of the recipe that are not met."""
         return [*self._broken, *self.registry.ambiguities()]
-
-    def implementations(self, hook_name: str) -> list[tuple[str, str, str]]:
-        """``(plugin, kind, file:line)`` of each implementation in the order in which they run, outermost wrapper first.
-
-        The kind is wrapper, tryfirst, trylast or empty.
-
-        Raises:
-            PluginError: there is no such hook.
-        """
-        listed = []
-        for implementation in reversed(self._caller(hook_name).get_hookimpls()):
-            kinds = [kind for kind in ("wrapper", "tryfirst", "trylast") if getattr(implementation, kind)]
-            where = implementation.function.arctic_where
-            listed.append((implementation.plugin_name, kinds[0] if kinds else "", where))
-        return listed
 
     def fingerprint(self) -> list[str]:
         """``name distribution version`` of each active plugin in effective order, to compare between ranks and runs."""
@@ -157,7 +129,7 @@ class PluginManager:
         """Register the component classes that a recipe's own code declares.
 
         Args:
-            classes: the classes; abstract ones are passed over. One without a ``name`` of its own goes by its class name.
+            classes: the classes, abstract ones passed over. One without a ``name`` of its own goes by its class name.
             origin: where they are declared, such as ``train.py``; the name under which they are listed.
 
         Raises:
@@ -171,7 +143,7 @@ class PluginManager:
         return info
 
     def load_installed(self, group: str = GROUP, *, only: Iterable[str] | None = None, autoload: bool = True) -> None:
-        """Load the plugins of installed distributions that are not blocked, sorted by name; failures go to ``broken``."""
+        """Load the plugins of installed distributions that are not blocked, by name; failures go to ``broken``."""
         only = None if only is None else list(only)
         self._candidates = discover(group, block=self._block)
         for candidate in self._candidates:
@@ -184,11 +156,11 @@ class PluginManager:
         self._broken += doubtful_blocks(self._block, self._known())
 
     def load_recipe_plugins(self, section: Any) -> None:
-        """Do what the recipe's ``plugins`` section says: block, use, order, require. What cannot be met goes to ``broken``.
+        """Do what the recipe's ``plugins`` section says. What cannot be met goes to ``broken``.
 
         Args:
-            section: ``{require, block, order, use}``, or a list of modules to use. A module is loaded by its import name,
-                an installed plugin that was not loaded yet by its own name.
+            section: ``{require, block, order, use}``, or a list of what to use: a module by its import name, an
+                installed plugin that was not loaded yet by its own.
         """
         settings = read_recipe_plugins(section)
         late = [name for name in settings.block if name not in self._block]
@@ -214,85 +186,20 @@ class PluginManager:
         if errors:
             raise PluginError("\n".join([f"{len(errors)} faults of plugins", *map(str, errors)]))
 
-    def check_pending(self) -> None:
-        """Make sure that each implementation belongs to a hook that exists; ``register`` refuses a misspelt one already.
-
-        Raises:
-            PluginError: one does not, with the nearest hook.
-        """
-        for name, caller in vars(self.hook).items():
-            for implementation in [] if name in self.specifications else caller.get_hookimpls():
-                if not implementation.optionalhook:
-                    hint = did_you_mean(name, self.specifications)
-                    raise PluginError(f"plugin {implementation.plugin_name!r}: {name} is no hook{hint}")
-
-    # ---- calling
-
-    def ask(self, hook_name: str, expected: Expected, /, **arguments: Any) -> Any:
-        """Call a hook whose first answer wins, and hold the answer to what is expected. 0, False and [] are answers.
-
-        Args:
-            hook_name: the hook.
-            expected: a type, several, or a predicate such as ``callable``.
-            arguments: the hook's arguments.
-
-        Raises:
-            PluginError: nobody answered; or the answer is not what was expected, naming the plugin that gave it, or the
-                wrapper that changed or lost it.
-        """
-        caller = self._caller(hook_name)
-        with self._watch.following(hook_name) as trail:
-            result = caller(**arguments)
-        error = verdict(trail, result, expected)
-        if error is not None:
-            raise error
-        return result
-
-    def collect(self, hook_name: str, /, **arguments: Any) -> list[tuple[PluginInfo, Any]]:
-        """Call every implementation of a hook and return what each gave, with the plugin; those that gave None are left out."""
-        caller = self._caller(hook_name)
-        with self._watch.following(hook_name) as trail:
-            caller(**arguments)
-        answers = [event for event in trail.events if not event.implementation.wrapper]
-        return [(event.plugin, event.value) for event in answers if event.value is not None]
-
-    def monitor(self, before: Callable[..., None], after: Callable[..., None]) -> Callable[[], None]:
-        """Have every hook call reported: ``before(name, implementations, arguments)``, ``after(outcome, ...)``. Returns the undo."""
-        return self._pluggy.add_hookcall_monitoring(before, after)
-
-    def trace_to(self, stream: Any) -> None:
-        """Write a line for each hook call: the hook, the names of its arguments, who implements it in running order."""
-
-        def before(name: str, implementations: Sequence[Any], arguments: Mapping[str, Any]) -> None:
-            print(trace_line(name, implementations, arguments), file=stream, flush=True)
-
-        self.monitor(before, lambda *_: None)
-
     # ---- helpers
-
-    def _caller(self, hook_name: str) -> Any:
-        if hook_name not in self.specifications:
-            raise PluginError(f"{hook_name} is no hook{did_you_mean(hook_name, self.specifications)}")
-        return getattr(self.hook, hook_name)
 
     def _admit(self, plugin: Any, info: PluginInfo) -> None:
         """Check a plugin and hand its hooks to pluggy and its components to the registry, or leave no trace of it."""
         self._refuse_second(plugin, info)
         implementations = implementations_of(plugin, info, self.specifications)
-        carrier = _Carrier()
-        for implementation in implementations:
-            setattr(carrier, implementation.attribute, self._watch.watched(implementation, info))
         try:
             for implementation in implementations:
                 if implementation.hook == _REGISTER_COMPONENTS:
                     _register_components(implementation, self.registry, info)
-            self._pluggy.register(carrier, info.name)
+            carrier = self._carry(implementations, info)
         except PluginError:
             self.registry.discard(info)
             raise
-        except (pluggy.PluginValidationError, ValueError) as error:
-            self.registry.discard(info)
-            raise PluginError(f"{info}: {error}", where=info.where or None, remedy=info.repair) from error
         info.hooks = sorted({implementation.hook for implementation in implementations})
         self._records[info.name] = _Record(info, plugin, carrier)
         self._apply_order()
@@ -329,7 +236,7 @@ class PluginManager:
 
     def _forget(self, info: PluginInfo) -> None:
         record = self._records.pop(info.name)
-        self._pluggy.unregister(record.carrier)
+        self._drop(record.carrier)
         self.registry.discard(info)
         info.hooks = []
 
@@ -363,18 +270,14 @@ class PluginManager:
         self._load(installed or named_module(name))
 
     def _apply_order(self) -> None:
-        """Register again, those that the recipe orders last and in reverse, since what is registered last runs first."""
+        """Register again, those that the recipe orders last and in reverse, since the one registered last runs first."""
         if not self._order:
             return
         records = list(self._records.values())
         ordered = [record for name in reversed(self._order) for record in records if is_named(record.info, [name])]
         rest = [record for record in records if record not in ordered]
-        for record in records:
-            self._pluggy.unregister(record.carrier)
-        self._records = {}
-        for record in [*rest, *ordered]:
-            self._pluggy.register(record.carrier, record.info.name)
-            self._records[record.info.name] = record
+        self._records = {record.info.name: record for record in [*rest, *ordered]}
+        self._rearrange({name: record.carrier for name, record in self._records.items()})
 
     def _known(self) -> list[PluginInfo]:
         loaded = {id(info) for info in self._infos}

@@ -1,4 +1,4 @@
-"""Who provided what: the record of each plugin, and the words with which messages name a plugin and a place in its code.
+"""Who provided what: the record of each plugin, and the words in which messages name a plugin and a place in its code.
 
 Every message about a plugin says its name, its distribution with version, and file:line where there is one.
 """
@@ -20,8 +20,8 @@ from arctic_training.errors import PluginError
 class PluginInfo:
     """One plugin as ``arctic plugins`` lists it.
 
-    ``status`` is active, blocked or broken. ``hooks`` and ``components`` hold what the plugin offers, ``error`` the first
-    line of what is wrong with a broken one, ``where`` its module and attribute, or the file it was declared in.
+    ``status`` is active, blocked or broken. ``hooks`` and ``components`` hold what the plugin offers, ``error`` the
+    first line of what is wrong with a broken one, ``where`` its module and attribute, or its file.
     """
 
     name: str
@@ -75,7 +75,7 @@ def location_of(function: Any) -> str:
 
 
 def location_of_fault(error: BaseException, package: str = "") -> str:
-    """``file:line`` at which an exception arose: the innermost frame in ``package`` if any, else the innermost of all."""
+    """``file:line`` at which an exception arose: the innermost frame in ``package``, or of all if none is given."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno or 1}"
     frames = list(traceback.walk_tb(error.__traceback__))

@@ -38,7 +38,7 @@ def unmet_requirements(required: Iterable[str], plugins: Sequence[PluginInfo]) -
         return []
     from packaging.requirements import InvalidRequirement, Requirement  # 15 ms that only such a recipe pays
 
-    unmet = []
+    unmet: list[Broken | None] = []
     for text in required:
         try:
             requirement = Requirement(text)

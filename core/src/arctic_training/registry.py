@@ -1,4 +1,4 @@
-"""Components by kind and name: the typed registrar that each plugin fills, and the registry that resolves a recipe's ``type``.
+"""Components by kind and name: the registrar that a plugin fills, the registry in which a recipe's ``type`` is found.
 
 A target is text, ``"package.module:Class"``, and is imported when a recipe selects it.
 """
@@ -112,7 +112,7 @@ class _Entry:
 
 
 class UnknownComponent(PluginError):
-    """No plugin offers a component of this kind and name. The message holds the nearest name, the remedy all of them."""
+    """No plugin offers a component of this kind and name. The message has the nearest name, the remedy all of them."""
 
 
 class Registry:
@@ -193,8 +193,8 @@ class Registry:
     def ambiguities(self) -> list[Broken]:
         """One for each name that several plugins offer and that nobody asked for as ``distribution:name``.
 
-        Until one of them is blocked or the recipe says which is meant, ``get`` gives the one registered first, so that a
-        recipe can still be validated; a run stops on these errors.
+        Until one is blocked or the recipe says which is meant, ``get`` gives the one registered first, so that a recipe
+        can still be validated; a run stops on these errors.
         """
         return [
             _ambiguity(entries)

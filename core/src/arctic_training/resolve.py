@@ -6,6 +6,7 @@ Pure, and without torch: it imports the modules of the components that the recip
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from arctic_training._exports import KNOWN_COMPONENTS, KNOWN_KEYS, KNOWN_SECTIONS
@@ -40,8 +41,8 @@ AUTOMATIC_KINDS = ("engine", "checkpoint")
 def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> TrainerConfig:
     """Structure a recipe into the configuration of its trainer.
 
-    The result remembers, besides its keys: ``recipe``, ``plugin_manager``, ``trainer_class``, ``warnings`` (lines for the user) and
-    ``sections`` (what plugins contributed). Each section with a ``type`` remembers its ``component``.
+    The result remembers, besides its keys: ``recipe``, ``plugin_manager``, ``trainer_class``, ``warnings`` (lines for the user),
+    ``sections`` (what plugins contributed) and ``loaded_code`` (the recipe's Python file). Each section with a ``type`` remembers its ``component``.
 
     Args:
         recipe: what ``load_recipe`` read.
@@ -52,23 +53,24 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
         RecipeError: with every problem, each with its place, what was expected and the nearest key.
         PluginError: the code of a selected component cannot be imported or is no component.
     """
-    if code:
-        from arctic_training.code import load_code
+    from arctic_training.code import load_code
 
-        load_code(recipe, plugins)
+    plugins.load_recipe_plugins(recipe.data.get("plugins"))
+    loaded_code = load_code(recipe, plugins, allowed=code)
     sections = _RecipeSections(recipe, plugins)
     structurer = Structurer(recipe, sections)
     trainer = _choose_trainer(recipe, sections, structurer)
     structurer.finish()
     sections.trainer = trainer
-    contributed, data = _contributed(recipe, plugins, trainer.config_class(), structurer)
-    declared = _section_classes(plugins)
-    config = structurer.keys(data, trainer.config_class(), also=declared)
+    classes = _section_classes(plugins, trainer.config_class())
+    contributed, data = _contributed(recipe, classes, trainer.config_class(), structurer)
+    config = structurer.keys(data, trainer.config_class(), also=classes)
     structurer.finish()
     if "type" not in config.given:
         config.type = own_name(trainer)
-    for name in [name for name in contributed if name in trainer_keys(trainer)]:
+    for name in [name for name in contributed if hasattr(config, name)]:
         setattr(config, name, contributed.pop(name))
+        annotate(config, given=config.given | {name})
     annotate(
         config,
         recipe=recipe,
@@ -76,13 +78,9 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
         trainer_class=trainer,
         warnings=structurer.warnings,
         sections=contributed,
+        loaded_code=loaded_code,
     )
     return config
-
-
-def trainer_keys(trainer: type) -> set[str]:
-    """Names of the top-level keys of a trainer's recipe."""
-    return {info.name for info in keys_of(trainer.config_class())}  # type: ignore[attr-defined]
 
 
 def own_name(component: Any) -> str:
@@ -195,50 +193,51 @@ def _choose_trainer(recipe: Recipe, sections: _RecipeSections, structurer: Struc
     return sections.registry.get("trainer", name)
 
 
-def _section_classes(plugins: PluginManager) -> dict[str, type[Config]]:
-    """What plugins contribute to the top level of a recipe."""
+def _section_classes(plugins: PluginManager, trainer_config: type[Config]) -> dict[str, type[Config]]:
+    """What plugins contribute to the top level of a recipe, by name."""
+    own_keys = {info.name for info in keys_of(trainer_config)}
     classes: dict[str, type[Config]] = {}
-    for contribution in plugins.hook.arctic_register_config_sections():
-        for name, config_class in (contribution or {}).items():
-            if classes.get(name, config_class) is not config_class:
-                raise PluginError(
-                    f"two plugins contribute a section {name!r}: {_source(classes[name])} and {_source(config_class)}",
-                    remedy="block one of them: -p no:NAME",
-                )
+    givers: dict[str, Any] = {}
+    for plugin, contribution in plugins.collect("arctic_register_config_sections"):
+        for name, config_class in contribution.items():
+            problem = ""
             if not (isinstance(config_class, type) and issubclass(config_class, Config)):
-                raise PluginError(f"the section {name!r} needs a subclass of Config, not {config_class!r}")
-            classes[name] = config_class
+                problem = f"needs a subclass of Config, not {config_class!r}"
+            elif name in classes:
+                problem = f"is also brought by {givers[name]}"
+            elif name in own_keys and not issubclass(config_class, FreeConfig):
+                problem = f"is a key of {trainer_config.__qualname__} already"
+            if problem:
+                raise PluginError(
+                    f"{plugin}: the section {name!r} {problem}", remedy=f"block the plugin: -p no:{plugin.name}"
+                )
+            classes[name], givers[name] = config_class, plugin
     return classes
 
 
 def _contributed(
-    recipe: Recipe, plugins: PluginManager, config_class: type[Config], structurer: Structurer
+    recipe: Recipe, classes: Mapping[str, type[Config]], trainer_config: type[Config], structurer: Structurer
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The sections of plugins, structured, and the rest of the recipe.
 
-    A section that another library defines (``FreeConfig``) may share its name with a key of the trainer. Such a key without a
-    plugin that can check it is refused when it holds anything.
+    A section whose keys another library defines (``FreeConfig``) may share its name with a key of the trainer. Such a key is
+    refused when it holds anything and no plugin is there to check it.
     """
-    classes = _section_classes(plugins)
-    own_keys = {info.name for info in keys_of(config_class)}
+    own_keys = {info.name for info in keys_of(trainer_config)}
     rest = dict(recipe.data)
     values: dict[str, Any] = {}
     for name, section_class in classes.items():
-        if name in own_keys and not issubclass(section_class, FreeConfig):
-            raise PluginError(
-                f"the section {name!r} of {_source(section_class)} is already a key of {_source(config_class)}",
-                remedy="give the section another name",
-            )
-        if issubclass(section_class, FreeConfig):
-            if rest.get(name):
-                values[name] = _free(rest[name], section_class, name, structurer)
-                rest.pop(name)
-        else:
+        if not issubclass(section_class, FreeConfig):
             values[name] = structurer.structure(rest.pop(name, None), section_class, (name,))
+        elif rest.get(name):
+            values[name] = _free(rest.pop(name), section_class, name, structurer)
+        elif name not in own_keys:
+            rest.pop(name, None)
+            values[name] = {}
     for name, distribution in KNOWN_SECTIONS.items():
         if name in own_keys and name not in classes and rest.get(name):
-            remedy = f"pip install {distribution}"
-            structurer.refuse(f"the section needs {distribution}", path=(name,), of="key", remedy=remedy)
+            message = f"the section needs {distribution}, which is not installed"
+            structurer.refuse(message, path=(name,), of="key", remedy=f"pip install {distribution}")
     return values, rest
 
 
@@ -250,10 +249,6 @@ def _free(value: Any, section_class: type[FreeConfig], name: str, structurer: St
     for problem in problems:
         structurer.refuse(problem.message, path=(name, *problem.path), of=problem.of, remedy=problem.remedy)
     return result
-
-
-def _source(config_class: type) -> str:
-    return f"{config_class.__module__}.{config_class.__qualname__}"
 
 
 def _words(kind: str) -> str:

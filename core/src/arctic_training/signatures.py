@@ -36,7 +36,7 @@ class Specification:
 class Implementation:
     """A function of a plugin that implements a hook.
 
-    ``function`` is bound, ``options`` are those of the marker, ``firstresult`` says whether the hook's first answer wins.
+    ``function`` is bound, ``options`` are those of the marker, ``firstresult`` says whether the first answer wins.
     """
 
     hook: str
@@ -77,8 +77,7 @@ def implementations_of(plugin: Any, info: PluginInfo, hooks: Mapping[str, Specif
         raise PluginError(
             f"{info} gives the class {plugin.__qualname__}, and hooks are called on instances",
             where=info.where or None,
-            remedy=f"write `plugin = {plugin.__name__}()` in {plugin.__module__} and name `{plugin.__module__}:plugin`; "
-            f"or block it with -p no:{info.name}",
+            remedy=f"write `plugin = {plugin.__name__}()` and name `{plugin.__module__}:plugin`; or {info.repair}",
         )
     return [
         _checked(implementation, info, hooks)
@@ -88,7 +87,7 @@ def implementations_of(plugin: Any, info: PluginInfo, hooks: Mapping[str, Specif
 
 
 def _static_attributes(plugin: Any) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
-    """Name and value as they lie in the dictionary of a module, of an instance and of its classes, and how to bind each."""
+    """Name and value as they lie in the dictionary of a module, an instance or its classes, and how to bind each."""
     try:
         own = object.__getattribute__(plugin, "__dict__")
     except AttributeError:  # an instance with __slots__

@@ -1,0 +1,106 @@
+"""What scripts and the command line call first: a recipe, read and resolved against the plugins that are installed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from arctic_training.component import Component
+
+if TYPE_CHECKING:
+    from arctic_training.trainer_config import TrainerConfig
+
+ComponentClass = TypeVar("ComponentClass", bound=type)
+
+_MARK = "__arctic_registered__"
+
+
+def register(cls: ComponentClass) -> ComponentClass:
+    """Mark a component class for use in recipes, also where it is imported from another module.
+
+    The mark is a note on the class and nothing more: a run registers the classes that it finds in the recipe's code or in
+    the script that calls ``get_config``.
+
+    Raises:
+        TypeError: it is no component class.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Component)):
+        raise TypeError(f"@register marks component classes such as subclasses of Trainer, not {cls!r}")
+    setattr(cls, _MARK, cls.__qualname__)
+    return cls
+
+
+def declared_classes(namespace: Mapping[str, Any], module: str) -> list[type[Component]]:
+    """The component classes of a namespace that are its own: declared in ``module``, or marked with ``register``."""
+    return list(
+        dict.fromkeys(
+            value
+            for value in namespace.values()
+            if isinstance(value, type)
+            and issubclass(value, Component)
+            and not inspect.isabstract(value)
+            and (value.__module__ == module or vars(value).get(_MARK))
+        )
+    )
+
+
+def get_config(
+    recipe: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    block: Iterable[str] = (),
+    code: bool | None = None,
+) -> TrainerConfig:
+    """Read a recipe and resolve it against the installed plugins.
+
+    Component classes of the calling function and module count as registered.
+
+    Args:
+        recipe: path of a YAML file, or the mapping that one holds.
+        overrides: ``key=value`` texts.
+        block: plugins that are not loaded.
+        code: False refuses the recipe's Python file; by default the environment's ARCTIC_NO_CODE decides.
+
+    Raises:
+        RecipeError: the recipe is wrong; holds every problem.
+        PluginError: a plugin that the recipe needs is missing or broken.
+    """
+    frame = inspect.currentframe()
+    caller = frame.f_back if frame else None
+    classes = []
+    if caller is not None:
+        module = caller.f_globals.get("__name__", "")
+        if not module.startswith(("arctic_training.", "arctic_cli.")):
+            classes = declared_classes({**caller.f_globals, **caller.f_locals}, module)
+    return configure(recipe, overrides, block=block, code=code, classes=classes)
+
+
+def configure(
+    recipe: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    block: Iterable[str] = (),
+    code: bool | None = None,
+    classes: Sequence[type[Component]] = (),
+) -> TrainerConfig:
+    """``get_config`` with the classes that count as registered given by name instead of found."""
+    from arctic_training.code import code_allowed
+    from arctic_training.plugins import create_plugin_manager
+    from arctic_training.recipe import load_recipe
+    from arctic_training.resolve import resolve
+
+    loaded = load_recipe(recipe, overrides)
+    blocked = [*block, *_blocked_by(loaded.data)]
+    manager = create_plugin_manager(block=blocked)
+    if classes:
+        manager.register_classes(classes, "script")
+    return resolve(loaded, manager, code=code_allowed() if code is None else code)
+
+
+def _blocked_by(recipe: Mapping[str, Any]) -> list[str]:
+    """What the recipe blocks, read before any plugin is imported; resolving says later what is wrong with it."""
+    plugins = recipe.get("plugins")
+    block = plugins.get("block") if isinstance(plugins, Mapping) else None
+    return [name for name in block if isinstance(name, str)] if isinstance(block, list) else []

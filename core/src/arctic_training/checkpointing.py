@@ -1,0 +1,281 @@
+"""How a directory becomes a checkpoint, the same for every checkpoint engine.
+
+All ranks write into ``global_step_<n>.incomplete`` and vote; then a manifest with the size and sha256 of every file, then the
+rename. Only a directory whose manifest verifies is ever resumed from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arctic_training import __version__
+from arctic_training.distributed import from_first_rank, gather_objects
+from arctic_training.errors import CheckpointError
+from arctic_training.state import TrainState, random_state, restore_random_state
+
+if TYPE_CHECKING:
+    from arctic_training.checkpoint import CheckpointEngine
+    from arctic_training.run import Run
+    from arctic_training.trainer import Trainer
+
+MANIFEST = "manifest.json"
+STATE_FILE = "train_state.json"
+_NAME = re.compile(r"global_step_(\d+)")
+
+
+def due(trainer: Trainer, epoch_ended: bool) -> list[CheckpointEngine]:
+    """The checkpoint engines that save after the step just taken."""
+    engines = [engine for engine in trainer.checkpoint_engines if engine.config.enabled]
+    opinion = trainer.hook.arctic_should_checkpoint(step=trainer.state.step, trainer=trainer) if engines else None
+    if opinion is not None:
+        return engines if opinion else []
+    return [engine for engine in engines if _is_due(engine, trainer.state, epoch_ended)]
+
+
+def due_at_end(trainer: Trainer) -> list[CheckpointEngine]:
+    """The checkpoint engines that save at the end of training."""
+    return [engine for engine in trainer.checkpoint_engines if engine.config.enabled and engine.config.save_end_of_training]
+
+
+def save(run: Run, engine: CheckpointEngine) -> Path:
+    """Write one checkpoint. Every rank calls it between two optimizer steps.
+
+    Returns:
+        The directory of the complete checkpoint.
+
+    Raises:
+        CheckpointError: a rank could not write; nothing is left behind, and earlier checkpoints are as they were.
+    """
+    trainer = run.trainer
+    step = trainer.state.step
+    path = Path(engine.config.output_dir).absolute() / f"global_step_{step}"
+    if engine in run.saved and run.saved[engine] == step:
+        return path
+    trainer.hook.arctic_before_save(path=str(path), step=step, trainer=trainer)
+    started = time.perf_counter()
+    incomplete = path.with_name(path.name + ".incomplete")
+    problem = _attempt(run, engine, incomplete)
+    problems = {rank: text for rank, text in enumerate(gather_objects(problem)) if text}
+    if not problems and run.world.is_first:
+        problem = _publish(run, engine, incomplete, path)
+        problems = {0: problem} if problem else {}
+    problems = from_first_rank(problems)
+    if problems:
+        if run.world.is_first:
+            shutil.rmtree(incomplete, ignore_errors=True)
+        rank, text = next(iter(problems.items()))
+        raise CheckpointError(
+            f"rank {rank} could not write the checkpoint: {text}",
+            where=str(path),
+            remedy="free some space or set another output_dir; earlier checkpoints are as they were",
+        )
+    run.saved[engine] = step
+    run.event("checkpoint", step=step, path=str(path), type=engine.name, seconds=time.perf_counter() - started)
+    trainer.hook.arctic_after_save(path=str(path), step=step, trainer=trainer)
+    if run.world.is_first:
+        _forget_old(engine, path)
+    return path
+
+
+def resume(run: Run) -> Path | None:
+    """Go on from the newest complete checkpoint of the entries that say ``auto_resume``.
+
+    Returns:
+        The directory that was loaded, or None when there is none yet.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit this run.
+    """
+    candidates = [engine for engine in run.trainer.checkpoint_engines if engine.config.auto_resume]
+    for engine in candidates:
+        if not engine.resumes:
+            raise CheckpointError(
+                f"training cannot go on from a {engine.name} checkpoint: it holds the model alone",
+                remedy="set auto_resume on a checkpoint without type, the engine's own kind",
+            )
+    found = from_first_rank(_newest_of(run, candidates) if run.world.is_first else None) if candidates else None
+    if found is None:
+        return None
+    number, path = found
+    engine = candidates[number]
+    stored = json.loads((path / STATE_FILE).read_text())
+    _refuse_other_world(run, path, stored)
+    engine.checkpoint_dir = path
+    engine.load(run.trainer.model)
+    run.trainer.state = TrainState.from_dict(stored["state"])
+    import torch
+
+    restore_random_state(torch.load(path / f"random-{run.world.rank}.pt", weights_only=True))
+    run.trainer.hook.arctic_after_load(path=str(path), state=stored["plugins"], trainer=run.trainer)
+    run.event("resumed", step=run.trainer.state.step, path=str(path))
+    return path
+
+
+def newest_checkpoint(output_dir: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest complete checkpoint in a directory, and those passed over with the reason."""
+    passed_over: list[tuple[Path, str]] = []
+    numbered = [(int(match[1]), path) for path in output_dir.glob("global_step_*") if (match := _NAME.fullmatch(path.name))]
+    for _, path in sorted(numbered, reverse=True):
+        problem = verify(path)
+        if problem is None:
+            return path, passed_over
+        passed_over.append((path, problem))
+    return None, passed_over
+
+
+def verify(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None when every file is as its manifest says."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        for name, (size, sha256) in manifest["files"].items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes, its manifest says {size}"
+            if _sha256(file) != sha256:
+                return f"{name} is not what was written"
+    except FileNotFoundError:
+        return "it has no manifest"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its manifest cannot be read: {error}"
+    return None
+
+
+def _is_due(engine: CheckpointEngine, state: TrainState, epoch_ended: bool) -> bool:
+    config = engine.config
+    if config.save_every_n_steps and state.step % config.save_every_n_steps == 0:
+        return True
+    return bool(epoch_ended and config.save_every_n_epochs and state.epoch % config.save_every_n_epochs == 0)
+
+
+def _attempt(run: Run, engine: CheckpointEngine, incomplete: Path) -> str | None:
+    """Write this rank's files; what went wrong, as text, so that all ranks can agree on it."""
+    problem = None
+    if run.world.is_first:
+        try:
+            shutil.rmtree(incomplete, ignore_errors=True)
+            incomplete.mkdir(parents=True)
+        except OSError as error:
+            problem = str(error)
+    problem = from_first_rank(problem)
+    if problem:
+        return problem
+    try:
+        engine.checkpoint_dir = incomplete
+        engine.save(run.trainer.model)
+        if engine.resumes:
+            _write_state(run, incomplete)
+    except (OSError, CheckpointError, RuntimeError) as error:
+        run.log.exception("saving %s failed", incomplete)
+        return str(error)
+    return None
+
+
+def _write_state(run: Run, directory: Path) -> None:
+    import torch
+
+    torch.save(random_state(), directory / f"random-{run.world.rank}.pt")
+    answers = run.plugins.collect("arctic_checkpoint_state", trainer=run.trainer)
+    plugins = {info.name: answer for info, answer in answers if answer is not None}
+    if run.world.is_first:
+        stored = {
+            "state": run.trainer.state.as_dict(),
+            "world_size": run.world.size,
+            "global_batch_size": run.trainer.train_dataloader.global_batch_size,
+            "plugins": plugins,
+        }
+        (directory / STATE_FILE).write_text(json.dumps(stored, indent=1))
+
+
+def _publish(run: Run, engine: CheckpointEngine, incomplete: Path, path: Path) -> str | None:
+    try:
+        files = sorted(file for file in incomplete.rglob("*") if file.is_file())
+        manifest = {
+            "format": 1,
+            "type": engine.name,
+            "step": run.trainer.state.step,
+            "world_size": run.world.size,
+            "arctic": __version__,
+            "plugins": run.plugins.fingerprint(),
+            "files": {
+                file.relative_to(incomplete).as_posix(): [file.stat().st_size, _sha256(file, sync=True)] for file in files
+            },
+        }
+        with open(incomplete / MANIFEST, "w") as file:
+            json.dump(manifest, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_directory(incomplete)
+        replaced = path.with_name(path.name + ".replaced")
+        if path.exists():
+            run.warn(f"checkpoint: {path} of an earlier run is replaced")
+            os.rename(path, replaced)
+        os.rename(incomplete, path)
+        _sync_directory(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except (OSError, TypeError) as error:
+        return str(error)
+    return None
+
+
+def _newest_of(run: Run, engines: list[CheckpointEngine]) -> tuple[int, Path] | None:
+    best: tuple[int, int, Path] | None = None
+    for number, engine in enumerate(engines):
+        path, passed_over = newest_checkpoint(Path(engine.config.output_dir).absolute())
+        for other, problem in passed_over:
+            run.warn(f"checkpoint: passed over {other}: {problem}")
+        if path is not None:
+            step = int(_NAME.fullmatch(path.name)[1])  # type: ignore[index]
+            if best is None or step > best[0]:
+                best = (step, number, path)
+    return (best[1], best[2]) if best else None
+
+
+def _refuse_other_world(run: Run, path: Path, stored: dict[str, Any]) -> None:
+    here = {
+        "world_size": run.world.size,
+        "global_batch_size": run.trainer.train_dataloader.global_batch_size,
+    }
+    for name, value in here.items():
+        if stored[name] != value:
+            raise CheckpointError(
+                f"the checkpoint was written with {name.replace('_', ' ')} {stored[name]}, this run has {value}",
+                where=str(path),
+                remedy="resume with as many ranks and rows a step as it was written with",
+            )
+
+
+def _forget_old(engine: CheckpointEngine, newest: Path) -> None:
+    keep = engine.config.keep_last
+    if not keep:
+        return
+    numbered = [(int(match[1]), path) for path in newest.parent.iterdir() if (match := _NAME.fullmatch(path.name))]
+    for _, path in sorted(numbered, reverse=True)[keep:]:
+        if path != newest and (path / MANIFEST).is_file():
+            shutil.rmtree(path)
+
+
+def _sha256(path: Path, *, sync: bool = False) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+        if sync:
+            os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

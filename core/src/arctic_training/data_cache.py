@@ -1,0 +1,159 @@
+"""Where prepared rows are kept: a directory named by everything that the rows depend on.
+
+One process prepares, under a lock; whoever comes later waits for the lock and maps what it wrote. An entry appears by a
+rename, so it is whole or not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from arctic_training.config import Config
+from arctic_training.errors import DataError
+from arctic_training.prepared import INDEX_FILE, PreparedRows, write_rows
+
+if TYPE_CHECKING:
+    from arctic_training.run import Run
+
+NOT_IN_THE_KEY = {
+    "type", "sources", "eval_sources", "num_proc", "dl_num_workers", "cache_dir", "cache_fs_type", "fail_on_missing_cache",
+    "use_data_cache", "cache_processed_data", "max_length", "pad_to", "div_length",
+}  # fmt: skip
+"""Keys of ``data`` that do not change the prepared rows, or that the key holds in another form."""
+
+
+def prepared_rows(run: Run, split: str) -> PreparedRows:
+    """The prepared rows of a split, from the cache or prepared now.
+
+    Raises:
+        DataError: nothing is cached and the recipe says ``fail_on_missing_cache``, or preparation failed.
+    """
+    key = cache_key(run, split)
+    directory = _cache_directory(run) / key if key else run.run_dir / "data" / split
+    if (directory / INDEX_FILE).is_file():
+        return PreparedRows(directory)
+    if run.config.data.fail_on_missing_cache:
+        raise DataError(
+            f"the prepared {split} data is not cached, and data.fail_on_missing_cache is set",
+            where=str(directory),
+            remedy="run once without fail_on_missing_cache",
+        )
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(run, directory, split):
+            if (directory / INDEX_FILE).is_file():
+                return PreparedRows(directory)
+            return _prepare(run, split, directory)
+    except OSError as error:
+        raise DataError(
+            f"the prepared data cannot be written: {error}", where=str(directory), remedy="set data.cache_dir or ARCTIC_HOME"
+        ) from error
+
+
+def cache_key(run: Run, split: str) -> str | None:
+    """A hash of all that the prepared rows of a split depend on; None when a source cannot tell what it would load."""
+    config = run.config.data
+    sources = config.eval_sources if split == "eval" and config.eval_sources else config.sources
+    fingerprints = []
+    for source in sources:
+        component = run.make(source)
+        fingerprint = component.fingerprint()
+        if fingerprint is None:
+            return None
+        fingerprints.append([fingerprint, _plain(source), source_hash(type(component))])
+    factory = run.component("data")
+    tokenizer = run.trainer.tokenizer
+    parts = {
+        "split": split if config.train_eval_split[1] or config.eval_sources else "train",
+        "sources": fingerprints,
+        "options": {name: value for name, value in _plain(config).items() if name not in NOT_IN_THE_KEY},
+        "max_length": factory.config.max_length or run.model_max_length,
+        "tokenizer": run.component("tokenizer").fingerprint(tokenizer),
+        "factory": source_hash(type(factory)),
+        "plugins": run.plugins.fingerprint(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def source_hash(cls: type) -> str:
+    """A hash of the source files of a class and its bases, so that a changed line prepares the data anew."""
+    import inspect
+
+    digest = hashlib.sha256()
+    for base in cls.__mro__[:-1]:
+        try:
+            path = inspect.getsourcefile(base)
+            digest.update(Path(path).read_bytes() if path else base.__qualname__.encode())
+        except (OSError, TypeError):
+            digest.update(base.__qualname__.encode())
+    return digest.hexdigest()
+
+
+def cache_home() -> Path:
+    """ARCTIC_HOME, or the user's cache directory."""
+    if home := os.environ.get("ARCTIC_HOME"):
+        return Path(home)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arctic"
+
+
+def _cache_directory(run: Run) -> Path:
+    given = run.config.data.cache_dir
+    return (Path(given) if given else cache_home()) / "data"
+
+
+@contextlib.contextmanager
+def _locked(run: Run, directory: Path, split: str) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{directory}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        run.say(f"data: another process prepares the {split} rows; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepare(run: Run, split: str, directory: Path) -> PreparedRows:
+    factory = run.component("data")
+    factory.counts.clear()
+    incomplete = directory.with_name(f"{directory.name}.incomplete")
+    shutil.rmtree(incomplete, ignore_errors=True)
+    incomplete.mkdir()
+    try:
+        rows = run.plugins.ask(
+            "arctic_prepare_data",
+            lambda value: hasattr(value, "__len__") and hasattr(value, "__getitem__"),
+            datasets=factory.load(split),
+            tokenizer=run.trainer.tokenizer,
+            split=split,
+            config=run.config.data,
+            run=run,
+        )
+        write_rows(_each(rows), incomplete, {"counts": dict(factory.counts)})
+        os.rename(incomplete, directory)
+    except ValueError as error:
+        raise DataError(f"the {split} rows cannot be stored: {error}", remedy="give rows of equal columns") from error
+    finally:
+        shutil.rmtree(incomplete, ignore_errors=True)
+    return PreparedRows(directory)
+
+
+def _each(rows: Any):
+    return iter(rows) if hasattr(rows, "__iter__") else (rows[number] for number in range(len(rows)))
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return attrs.asdict(config, value_serializer=lambda _, __, value: value)  # type: ignore[arg-type]

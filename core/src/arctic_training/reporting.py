@@ -1,0 +1,117 @@
+"""What a run shows and writes while it works: ``metrics.jsonl`` and one line of progress at a time.
+
+A plugin like any other: it takes its records from ``arctic_log_metrics``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from arctic_training.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from arctic_training.run import Run
+    from arctic_training.state import Metrics
+
+
+class MetricsFile:
+    """Appends each record as a line of JSON, floats at full precision, and flushes it."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.files: list[TextIO] = []
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.files.append(open(path, "a"))  # noqa: SIM115 - open for as long as the run
+
+    @hookimpl
+    def arctic_log_metrics(self, metrics: Metrics, step: int, run: Run) -> None:
+        line = json.dumps(metrics, default=str) + "\n"
+        for file in self.files:
+            file.write(line)
+            file.flush()
+
+    @hookimpl
+    def arctic_unconfigure(self, run: Run) -> None:
+        for file in self.files:
+            file.close()
+
+
+class Progress:
+    """Prints lines of progress to standard error; on a terminal each takes the place of the one before."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.evaluations = 0
+        self.recent: list[float] = []
+        self.width = 0
+
+    @hookimpl
+    def arctic_log_metrics(self, metrics: Metrics, step: int, run: Run) -> None:
+        kind = metrics["kind"]
+        if kind == "train":
+            self._train(metrics, step, run)
+        elif kind == "eval":
+            self.evaluations += 1
+            interval = run.config.eval_log_iter_interval
+            if interval and self.evaluations % interval == 0:
+                loss = "none" if metrics["loss"] is None else f"{metrics['loss']:.4f}"
+                self.line(f"{metrics['name']} at step {step}: loss {loss} over {metrics['tokens']:,} trained tokens")
+        elif metrics["event"] == "checkpoint":
+            self.line(f"checkpoint: {shown_path(metrics['path'])}")
+        elif metrics["event"] == "resumed":
+            self.line(f"resumed from {shown_path(metrics['path'])} at step {step}")
+
+    @hookimpl
+    def arctic_train_end(self, trainer: Any, error: BaseException | None) -> None:
+        if self.live and self.width:
+            self.stream.write("\n")
+            self.width = 0
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        clear = f"\r{' ' * self.width}\r" if self.width else ""
+        self.width = 0
+        print(f"{clear}{text}", file=self.stream, flush=True)
+
+    def _train(self, metrics: Metrics, step: int, run: Run) -> None:
+        self.recent = [*self.recent[-19:], metrics["step_seconds"]]
+        config = run.config
+        horizon = run.trainer.training_horizon
+        interval = config.train_log_iter_interval
+        if not interval or (step % interval and step != horizon):
+            return
+        left = (horizon - step) * sum(self.recent) / len(self.recent)
+        parts = [f"step {step}/{horizon}", f"epoch {metrics['epoch']:.2f}"]
+        if config.loss_log_interval and (step % config.loss_log_interval == 0 or step == horizon):
+            parts.append(f"loss {metrics['loss']:.4f}")
+        parts += [
+            f"lr {metrics['learning_rate']:.2e}",
+            f"{metrics['tokens_per_second']:,.0f} tokens/s",
+            f"{duration(left)} left",
+        ]
+        text = "  ".join(parts)
+        if not self.live:
+            self.line(text)
+            return
+        self.stream.write(f"\r{text.ljust(self.width)}")
+        self.stream.flush()
+        self.width = len(text)
+
+
+def duration(seconds: float) -> str:
+    """``0:42``, ``12:05``, ``3:04:05``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def shown_path(path: str | Path) -> str:
+    """A path as short as it can be said from the working directory."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

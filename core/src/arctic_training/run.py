@@ -1,0 +1,329 @@
+"""A run, in one direction: configure, prepare data, join the process group, build the stages, train, tear down.
+
+All wiring stands here, so that no component has any in its constructor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arctic_training import checkpointing, distributed
+from arctic_training.data_cache import prepared_rows
+from arctic_training.distributed import World
+from arctic_training.errors import PluginError, UsageError
+from arctic_training.reporting import MetricsFile, Progress, shown_path
+from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
+from arctic_training.state import Metrics, seed_everything
+
+if TYPE_CHECKING:
+    import torch
+
+    from arctic_training.checkpoint import CheckpointEngine
+    from arctic_training.component import Component
+    from arctic_training.config import ComponentConfig
+    from arctic_training.engine import Engine
+    from arctic_training.prepared import PreparedRows
+    from arctic_training.trainer import Trainer
+    from arctic_training.trainer_config import TrainerConfig
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""Dense bf16 operations a second by the vendor's data sheets, for model FLOPs utilisation."""
+
+
+class Run:
+    """One training, from a resolved recipe to its end.
+
+    Args:
+        config: what ``get_config`` gave.
+        trainer: a trainer made by hand; by default ``arctic_build_trainer`` makes one.
+
+    Attributes: ``config``, ``plugins``, ``hook``, ``world``, ``device``, ``run_dir``, ``trainer``, ``rows`` (prepared rows by
+    split), ``engine_class`` and ``engine_reason``, ``log`` (this rank's logger), ``log_path``.
+    """
+
+    device: torch.device
+    trainer: Trainer
+    engine_class: type[Engine]
+    engine_config: Any
+    model_config: Any
+    model_max_length: int | None = None
+
+    def __init__(self, config: TrainerConfig, trainer: Trainer | None = None) -> None:
+        self.config = config
+        self.plugins = config.plugin_manager
+        self.hook = self.plugins.hook
+        self.code = config.loaded_code
+        self.world = World.from_environment()
+        self.run_dir = choose_run_dir(config)
+        self.rows: dict[str, PreparedRows] = {}
+        self.saved: dict[CheckpointEngine, int] = {}
+        self.first_step = 0
+        self.last_evaluation_step: int | None = None
+        self.engine_reason = ""
+        self._given_trainer = trainer
+        self._components: dict[str, Component] = {}
+        self._progress: Progress | None = None
+        self._joined = False
+
+    def execute(self) -> None:
+        """Run from beginning to end, and tidy up however it ends."""
+        self.log, self.log_path = start_logging(self, self.config.logger)
+        try:
+            self.configure()
+            self.prepare_data()
+            self.join()
+            self.build()
+            self.resume()
+            self.trainer.train()
+            self.finish()
+        except BaseException as error:
+            self.fail(error)
+            raise
+        finally:
+            self.tear_down()
+
+    def configure(self) -> None:
+        """Check that this run can be, and make its directory."""
+        self.plugins.refuse_broken()
+        self.plugins.check_pending()
+        self._refuse_later_keys()
+        self.device = distributed.choose_device(self.world)
+        seed_everything(self.config.seed)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.engine_class, self.engine_config, self.engine_reason = self._choose_engine()
+        self.engine_class.prepare_process(self)
+        if self.world.is_first:
+            self._start_reporting()
+            write_record(self)
+        for callback in self.config.callbacks:
+            self.plugins.register(self.make(callback), f"callback {callback.type}")
+        self.hook.arctic_configure(run=self)
+        self._say_what_runs()
+        from arctic_training.trainer import Trainer
+
+        if self._given_trainer is not None:
+            self.trainer = self._given_trainer
+            self.trainer.run = self
+        else:
+            self.trainer = self.plugins.ask("arctic_build_trainer", Trainer, run=self)
+
+    def prepare_data(self) -> None:
+        """Build what preparation needs, and prepare; no process group exists yet, so nobody can time out on it."""
+        trainer = self.trainer
+        self.model_config = self.plugins.ask(
+            "arctic_build_model_config", object, config=self.config.model, run=self
+        )
+        trainer.tokenizer = self.plugins.ask(
+            "arctic_build_tokenizer", object, config=self.config.tokenizer, run=self
+        )
+        self.model_max_length = self.component("model").max_length(self.model_config)  # type: ignore[attr-defined]
+        for split in ("train", "eval") if self.config.data.evaluates else ("train",):
+            self.rows[split] = prepared_rows(self, split)
+            self._say_rows(split)
+
+    def join(self) -> None:
+        """Join the process group, and make sure that all ranks run the same thing."""
+        self._joined = distributed.join(self.world, self.device, alone=self.engine_class.needs_process_group)
+        digests = distributed.gather_objects(self._digest())
+        odd = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+        if odd:
+            raise UsageError(
+                f"rank {odd[0]} has other plugins, versions or another recipe than rank 0",
+                remedy="install the same distributions on every node and start all ranks with the same recipe",
+            )
+
+    def build(self) -> None:
+        """Build the stages in order and put them on the trainer."""
+        import torch
+
+        from arctic_training.checkpoint import CheckpointEngine
+        from arctic_training.dataloader import DataLoader
+        from arctic_training.engine import Engine
+
+        ask, config, trainer = self.plugins.ask, self.config, self.trainer
+        for split, rows in self.rows.items():
+            loader = ask("arctic_build_dataloader", DataLoader, dataset=rows, split=split, config=config.data, run=self)
+            setattr(trainer, f"{split}_dataloader", loader)
+        if not trainer.steps_per_epoch:
+            raise UsageError(
+                "the training rows do not fill one optimizer step",
+                remedy="lower micro_batch_size or gradient_accumulation_steps, or set data.drop_last: false",
+            )
+        model = ask("arctic_build_model", torch.nn.Module, model_config=self.model_config, config=config.model, run=self)
+        trainer.model = trainer.model_unwrapped = model
+        trainer.loss_function = ask("arctic_build_loss", callable, config=config.loss, run=self)
+        optimizer = ask("arctic_build_optimizer", torch.optim.Optimizer, model=model, config=config.optimizer, run=self)
+        trainer.optimizer = optimizer
+        scheduler = ask("arctic_build_scheduler", object, optimizer=optimizer, config=config.scheduler, run=self)
+        trainer.scheduler = scheduler
+        engine = ask("arctic_build_engine", Engine, model=model, optimizer=optimizer, scheduler=scheduler, run=self)
+        trainer.engine = engine
+        trainer.model, trainer.model_unwrapped = engine.model, engine.model_unwrapped
+        trainer.checkpoint_engines = [
+            ask("arctic_build_checkpoint_engine", CheckpointEngine, config=entry, run=self) for entry in config.checkpoint
+        ]
+        self.num_parameters = sum(
+            getattr(parameter, "ds_numel", parameter.numel()) for parameter in trainer.model_unwrapped.parameters()
+        )
+        self.say(f"model: {self.num_parameters / 1e6:,.1f} M parameters, {config.model.precision}")  # type: ignore[attr-defined]
+        # Dropout differs between ranks; weights do not, since they were made with the common seed.
+        seed_everything(config.seed + self.world.rank)
+
+    def resume(self) -> None:
+        """Go on from a checkpoint, if the recipe says so and there is one."""
+        checkpointing.resume(self)
+        trainer = self.trainer
+        self.first_step = trainer.state.step
+        if trainer.state.step >= trainer.training_horizon:
+            self.say(f"training is complete: {trainer.state.step} of {trainer.training_horizon} steps are taken")
+        else:
+            self.say(f"training: {trainer.training_horizon} steps of {trainer.train_dataloader.global_batch_size} rows")
+
+    def finish(self) -> None:
+        """Say what came of it."""
+        self.event("finished", step=self.trainer.state.step, seconds=self.trainer.state.seconds)
+        self.say(f"done: {self.trainer.state.step} steps; record of the run in {shown_path(self.run_dir)}")
+
+    def fail(self, error: BaseException) -> None:
+        """Write down why the run ended, for whoever reads its log and for the launcher's parent."""
+        self.log.error("the run ended: %s", error, exc_info=error)
+        if isinstance(error, Exception):
+            write_fault(self, error)
+        error.arctic_log_path = str(self.log_path)  # type: ignore[attr-defined]
+
+    def tear_down(self) -> None:
+        """Tidy up; nothing here may hide the error that ended the run."""
+        try:
+            self.hook.arctic_unconfigure(run=self)
+        finally:
+            failed = sys.exc_info()[0] is not None
+            if self._joined and not (failed and self.world.size > 1):  # a rank that failed must not wait for the others
+                distributed.leave()
+            stop_logging(self.log)
+
+    def component(self, kind: str) -> Any:
+        """The component that the recipe's section of this kind selects, made once."""
+        if kind not in self._components:
+            self._components[kind] = self.make(getattr(self.config, kind))
+        return self._components[kind]
+
+    def make(self, section: ComponentConfig) -> Any:
+        """A component of the class that a section selected."""
+        if section.component is None:
+            raise PluginError(
+                f"nothing was selected for the {section.kind} section",
+                remedy=f"set {section.kind}.type, or install a plugin that brings one: arctic plugins",
+            )
+        return section.component(section, self)
+
+    def save(self, engine: CheckpointEngine) -> Path:
+        """Write one checkpoint; every rank calls it."""
+        return checkpointing.save(self, engine)
+
+    def log_metrics(self, metrics: Metrics, step: int) -> None:
+        """Hand one record to all loggers, on rank 0."""
+        if self.world.is_first:
+            self.hook.arctic_log_metrics(metrics=metrics, step=step, run=self)
+
+    def event(self, event: str, *, step: int, **details: Any) -> None:
+        """Log that something happened."""
+        self.log.info("%s at step %d %s", event, step, details)
+        self.log_metrics({"kind": "event", "event": event, "step": step, **details}, step)
+
+    def say(self, text: str) -> None:
+        """Tell the user, on rank 0, and every rank's log."""
+        self.log.info("%s", text, extra={"said": True})
+        if self._progress is not None:
+            self._progress.line(text)
+
+    def warn(self, text: str) -> None:
+        """Tell the user that something may not be as they think."""
+        self.say(f"warning: {text}")
+
+    def model_flops_utilisation(self, tokens: int, seconds: float) -> float | None:
+        """Share of the devices' peak that the model's arithmetic takes; None where the peak is unknown.
+
+        6 operations a parameter and token: 2 forward, 4 backward (Kaplan et al., 2020, arXiv:2001.08361).
+        """
+        if self.device.type != "cuda":
+            return None
+        import torch
+
+        name = torch.cuda.get_device_name(self.device)
+        peak = next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+        return None if peak is None else 6 * self.num_parameters * tokens / (seconds * peak * self.world.size)
+
+    @property
+    def kill_switch_path(self) -> Path:
+        """The file whose appearance stops training."""
+        given = self.config.kill_switch_path
+        return Path(given) if given else self.run_dir / "kill_switch"
+
+    def _start_reporting(self) -> None:
+        paths = [self.run_dir / "metrics.jsonl"]
+        if "train_log_metrics_path" in self.config.given:
+            paths.append(Path(self.config.train_log_metrics_path))
+        self.plugins.register(MetricsFile(paths), "metrics file")
+        self._progress = Progress()
+        self.plugins.register(self._progress, "progress")
+
+    def _choose_engine(self) -> tuple[type[Engine], Any, str]:
+        registry, config = self.plugins.registry, self.config
+        if config.engine.type != "auto":
+            assert config.engine.component is not None
+            return config.engine.component, config.engine, "the recipe says so"
+        reasons = {
+            "there is an accelerator": self.device.type != "cpu",
+            f"there are {self.world.size} ranks": self.world.size > 1,
+            "the recipe has a deepspeed section": bool(config.deepspeed),
+            "the recipe has a deepspeed checkpoint": any(entry.type == "deepspeed" for entry in config.checkpoint),
+        }
+        reason = next((text for text, holds in reasons.items() if holds), None)
+        needed = self.world.size > 1 or bool(config.deepspeed)
+        name = "deepspeed" if reason and (needed or "deepspeed" in registry.names("engine")) else "torch"
+        if reason is None:
+            reason = "one process without an accelerator"
+        elif name == "torch":
+            reason = f"{reason}, and no deepspeed engine is installed"
+        engine_class = registry.get("engine", name)
+        engine_config = engine_class.config_class()(type=name)
+        return engine_class, engine_config, reason
+
+    def _refuse_later_keys(self) -> None:
+        from arctic_training.config import default_value, walk
+
+        for path, info, value in walk(self.config):
+            if info.later and value != default_value(info):
+                raise UsageError(
+                    f"{'.'.join(str(part) for part in path)} asks for {info.later}, which is not there yet",
+                    remedy=f"set it to {default_value(info)!r}",
+                )
+
+    def _say_what_runs(self) -> None:
+        others = [info for info in self.plugins.plugins if info.status == "active" and info.distribution]
+        names = ", ".join(f"{info.name} {info.version}" for info in others)
+        self.say(f"arctic: {self.config.type} in {shown_path(self.run_dir)}, with {names or 'no plugins'}")
+        if self.code:
+            self.say(f"code: {shown_path(self.code.path)}, sha256 {self.code.sha256[:16]}")
+        self.say(
+            f"engine: {self.engine_class.name} on {self.world.size} x {self.device.type}, since {self.engine_reason}"
+        )
+        for warning in self.config.warnings:
+            self.warn(warning)
+
+    def _say_rows(self, split: str) -> None:
+        rows = self.rows[split]
+        tokens = int(rows.lengths().sum()) if "input_ids" in rows.columns else 0
+        counts = "".join(f", {number:,} {name}" for name, number in rows.facts.get("counts", {}).items() if number)
+        self.say(f"data: {split}: {len(rows):,} rows, {tokens:,} tokens{counts}")
+
+    def _digest(self) -> str:
+        from arctic_training.resolve import dump
+
+        parts = [self.plugins.fingerprint(), dump(self.config), self.code.sha256 if self.code else ""]
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+

@@ -1,0 +1,140 @@
+"""What a run leaves behind in its directory: the resolved recipe, what it ran with, its logs, and the cause of its end."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arctic_training import __version__
+from arctic_training.errors import ArcticError
+
+if TYPE_CHECKING:
+    from arctic_training.run import Run
+    from arctic_training.trainer_config import LoggerConfig, TrainerConfig
+
+RECORDED_VERSIONS = ("torch", "transformers", "datasets", "deepspeed", "tokenizers", "safetensors", "numpy")
+
+
+def choose_run_dir(config: TrainerConfig) -> Path:
+    """The directory of a run: the recipe's ``run_dir``, the launcher's ARCTIC_RUN_DIR, or a new one named by recipe and time.
+
+    Ranks that somebody else's launcher started agree on a name without talking: they take the job's number.
+    """
+    if config.run_dir:
+        return Path(config.run_dir).absolute()
+    if given := os.environ.get("ARCTIC_RUN_DIR"):
+        return Path(given).absolute()
+    name = config.recipe.path.stem if config.recipe.path else config.type
+    if name == "recipe" and config.recipe.path is not None:
+        name = config.recipe.path.absolute().parent.name
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID", "none")
+        suffix = job if job != "none" else f"port-{os.environ.get('MASTER_PORT', '0')}-{os.getppid()}"
+        return Path("runs", f"{name}-{suffix}").absolute()
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = Path("runs", f"{name}-{now}").absolute()
+    number = 1
+    while path.exists():
+        number += 1
+        path = path.with_name(f"{name}-{now}-{number}")
+    return path
+
+
+def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]:
+    """This rank's logger and log file. Warnings of all libraries go to both, Arctic's own lines to the file in any case.
+
+    Returns:
+        The logger, and the path of the log file.
+    """
+    rank = run.world.rank
+    directory = Path(config.output_dir) if config.output_dir else run.run_dir / "logs"
+    path = (directory / f"rank-{rank}.log").absolute()
+    log = logging.getLogger("arctic")
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    stop_logging(log)
+    form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handlers: list[logging.Handler] = []
+    if config.file_output_ranks == "*" or rank in config.file_output_ranks:
+        directory.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path))
+        handlers[-1].setLevel(logging.INFO)
+        handlers[-1].setFormatter(form)
+    if config.print_output_ranks == "*" or rank in config.print_output_ranks:
+        handlers.append(logging.StreamHandler(sys.stderr))
+        handlers[-1].setLevel(config.level)
+        handlers[-1].setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        handlers[-1].addFilter(lambda record: not getattr(record, "said", False))
+    for handler in handlers:
+        log.addHandler(handler)
+    return log, path
+
+
+def stop_logging(log: logging.Logger) -> None:
+    """Close the log files."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+
+
+def write_record(run: Run) -> None:
+    """Write ``recipe.yaml`` and ``run.json`` into the run directory; rank 0 only."""
+    from arctic_training.resolve import dump
+
+    (run.run_dir / "recipe.yaml").write_text(dump(run.config))
+    record = {
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "arctic": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version for name in RECORDED_VERSIONS if (version := _version(name))},
+        "plugins": run.plugins.fingerprint(),
+        "code": {"path": str(run.code.path), "sha256": run.code.sha256} if run.code else None,
+        "git": _git_state(run.config.recipe.directory),
+        "world_size": run.world.size,
+        "device": str(run.device),
+        "engine": {"type": run.engine_class.name, "reason": run.engine_reason},
+        "command": sys.argv,
+    }
+    (run.run_dir / "run.json").write_text(json.dumps(record, indent=1))
+
+
+def write_fault(run: Run, error: BaseException) -> None:
+    """Write ``logs/fault-rank-<n>.json``, from which the launcher's parent tells the cause of a run's end."""
+    fault = {
+        "rank": run.world.rank,
+        "time": time.time(),
+        "message": str(error) if isinstance(error, ArcticError) else f"{type(error).__name__}: {error}",
+        "exit_code": error.exit_code if isinstance(error, ArcticError) else 1,
+        "log": str(run.log_path),
+    }
+    directory = run.run_dir / "logs"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"fault-rank-{run.world.rank}.json").write_text(json.dumps(fault))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state(directory: Path) -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed_files": len(git("status", "--porcelain").splitlines())}
+    except (OSError, subprocess.SubprocessError):
+        return None

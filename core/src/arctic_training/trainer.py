@@ -1,0 +1,306 @@
+"""The training loop, read from top to bottom: train, epoch, step, loss.
+
+One optimizer step on the same rows is the same step for every split into ranks, accumulation steps, micro-batches and packs:
+each loss is a sum, divided by the number of trained tokens of the whole global batch.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from arctic_training._exports import lazy_attribute
+from arctic_training.checkpoint import CheckpointEngine
+from arctic_training.component import Component
+from arctic_training.data import DataFactory
+from arctic_training.distributed import any_rank, sum_over_ranks
+from arctic_training.errors import TrainingStopped
+from arctic_training.loss import LossFactory, LossSum, trained_tokens
+from arctic_training.model import ModelFactory
+from arctic_training.optimizer import OptimizerFactory
+from arctic_training.scheduler import SchedulerFactory
+from arctic_training.state import Metrics, TrainState
+from arctic_training.tokenizer import TokenizerFactory
+from arctic_training.trainer_config import LoggerConfig as LoggerConfig
+from arctic_training.trainer_config import TrainerConfig as TrainerConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from arctic_training.dataloader import DataLoader, MicroBatch
+    from arctic_training.engine import Engine, StepResult
+    from arctic_training.loss import Loss
+    from arctic_training.run import Run
+
+
+class Trainer(Component):
+    """Trains a model. Subclasses say what the loss is, and by their annotations which components they work with.
+
+    A trainer is made empty; ``run`` puts the stages on it. ``CustomTrainer(config).train()`` makes the run by itself.
+    """
+
+    kind = "trainer"
+    config: TrainerConfig
+    model_factory: ModelFactory
+    data_factory: DataFactory
+    tokenizer_factory: TokenizerFactory
+    loss_factory: LossFactory
+    optimizer_factory: OptimizerFactory
+    scheduler_factory: SchedulerFactory
+    checkpoint_engine: CheckpointEngine
+
+    run: Run
+    tokenizer: Any
+    model: Any
+    model_unwrapped: torch.nn.Module
+    loss_function: Loss
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    engine: Engine
+    train_dataloader: DataLoader
+    eval_dataloader: DataLoader | None = None
+    checkpoint_engines: list[CheckpointEngine]
+
+    def __init__(self, config: TrainerConfig, run: Run | None = None) -> None:
+        self.config = config
+        self.state = TrainState()
+        if run is not None:
+            self.run = run
+
+    def train(self) -> None:
+        """Train from where ``state`` stands to ``training_horizon``.
+
+        Raises:
+            TrainingStopped: a loss or gradient is not finite, or the kill switch was thrown.
+        """
+        if not hasattr(self, "run"):  # made by hand: the run builds all stages and comes back here
+            from arctic_training.run import Run
+
+            return Run(self.config, trainer=self).execute()
+        error: BaseException | None = None
+        self.hook.arctic_train_start(trainer=self)
+        try:
+            if self.config.evaluate_at_start and self.state.step == 0:
+                self.evaluate()
+            while not self.finished:
+                self.epoch()
+            self.end()
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self.hook.arctic_train_end(trainer=self, error=error)
+
+    def epoch(self) -> None:
+        """Train the rest of the current epoch."""
+        state = self.state
+        self.hook.arctic_epoch_start(epoch=state.epoch, trainer=self)
+        self.model.train()
+        started = time.perf_counter()
+        for batch in self.batches():
+            data_seconds = time.perf_counter() - started
+            self.step(batch, data_seconds)
+            state.step_in_epoch += 1
+            state.seconds += time.perf_counter() - started
+            if epoch_ended := state.step_in_epoch >= self.steps_per_epoch:
+                state.epoch, state.step_in_epoch = state.epoch + 1, 0
+            self.after_step(epoch_ended)
+            if self.finished:
+                break
+            started = time.perf_counter()
+        self.hook.arctic_epoch_end(epoch=state.epoch - (state.step_in_epoch == 0), trainer=self)
+
+    def step(self, batch: list[MicroBatch], data_seconds: float = 0.0) -> None:
+        """Take one optimizer step.
+
+        Args:
+            batch: this rank's micro-batches of the step.
+            data_seconds: how long they were waited for.
+        """
+        started = time.perf_counter()
+        state = self.state
+        step = state.step + 1
+        self.hook.arctic_step_start(step=step, batch=batch, trainer=self)
+        batch = [micro_batch.to(self.device) for micro_batch in batch]
+        weights, tokens = self.weigh(batch)
+        total = 0.0
+        for micro_batch in batch:
+            loss = self.normalised_loss(micro_batch, weights)
+            self.backward(loss)
+            total = total + loss.detach()
+        self.hook.arctic_before_optimizer_step(step=step, trainer=self)
+        learning_rate = self.engine.learning_rate
+        result = self.engine.step()
+        loss_value = float(sum_over_ranks(total.float()))
+        self.stop_unless_finite(loss_value, result, step)
+        state.step = step
+        state.tokens += int(tokens[1])
+        state.trained_tokens += int(tokens[0])
+        seconds = time.perf_counter() - started + data_seconds
+        metrics: Metrics = {
+            "kind": "train",
+            "step": step,
+            "epoch": state.epoch + (state.step_in_epoch + 1) / self.steps_per_epoch,
+            "loss": loss_value,
+            "learning_rate": learning_rate,
+            "grad_norm": result.grad_norm,
+            "tokens": int(tokens[1]),
+            "trained_tokens": int(tokens[0]),
+            "step_seconds": seconds,
+            "data_seconds": data_seconds,
+            "tokens_per_second": int(tokens[1]) / seconds,
+            "memory_bytes": self.engine.memory_bytes(),
+            "mfu": self.run.model_flops_utilisation(int(tokens[1]), seconds),
+        }
+        self.hook.arctic_step_end(step=step, metrics=metrics, trainer=self)
+        self.run.log_metrics(metrics, step)
+
+    def loss(self, batch: dict[str, torch.Tensor]) -> LossSum | torch.Tensor:
+        """The loss of one micro-batch: the sum over its trained tokens with its weight, or their mean as a scalar.
+
+        Args:
+            batch: ``input_ids`` and ``labels`` of shape (rows, tokens), and what else the data factory puts there.
+        """
+        return self.loss_function(self.model, batch)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a normalised loss."""
+        self.engine.backward(loss)
+
+    def loss_weight(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | float:
+        """The units that the loss of a micro-batch is a sum over: its trained tokens, or its rows if it has no labels.
+
+        Override it together with ``loss`` for an objective that counts something else, such as pairs.
+        """
+        return trained_tokens(batch) if "labels" in batch else float(len(next(iter(batch.values()))))
+
+    def weigh(self, batch: list[MicroBatch]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Count a step over all ranks.
+
+        Returns:
+            The weight of the whole global batch, a scalar on the device; and (trained tokens, tokens) as float64 on the CPU.
+        """
+        import torch
+
+        counts = torch.zeros(3, dtype=torch.float64)
+        for micro_batch in batch:
+            if micro_batch.rows:
+                inputs = micro_batch.get("input_ids")
+                counts[0] += float(self.loss_weight(micro_batch))
+                counts[1] += float(trained_tokens(micro_batch)) if "labels" in micro_batch else 0
+                counts[2] += inputs.numel() if inputs is not None else 0
+        counts = sum_over_ranks(counts.to(self.device)).cpu() if self.world_size > 1 else counts
+        return counts[0].float().to(self.device), counts[1:]
+
+    def normalised_loss(self, batch: MicroBatch, global_weight: torch.Tensor) -> torch.Tensor:
+        """This micro-batch's share of the step's loss: its sum divided by the weight of the global batch."""
+        loss = self.hook.arctic_compute_loss(batch=batch, trainer=self)
+        if isinstance(loss, LossSum):
+            total = loss.sum
+        else:
+            weight = self.loss_weight(batch)
+            # The mean over no tokens is 0 / 0; such a batch has nothing to say and must not poison the others.
+            total = loss.nan_to_num(0.0) * 0.0 if float(weight) == 0 else loss * weight
+        if not batch.rows:  # only here to keep this rank in step with the others
+            total = total * 0.0
+        return total / global_weight.clamp(min=1)
+
+    def evaluate(self) -> Metrics:
+        """Evaluate on every evaluation row once, weighted by trained tokens."""
+        from arctic_training.evaluation import evaluate
+
+        return evaluate(self)
+
+    def checkpoint(self) -> None:
+        """Save to every entry of the recipe's ``checkpoint`` list."""
+        for engine in self.checkpoint_engines:
+            self.run.save(engine)
+
+    def batches(self) -> Any:
+        """The steps that are left of the current epoch."""
+        if not self.config.overfit_first_batch:
+            return self.train_dataloader.epoch(self.state.epoch, self.state.step_in_epoch)
+        first = next(self.train_dataloader.epoch(0))
+        return (first for _ in range(self.state.step_in_epoch, self.steps_per_epoch))
+
+    def after_step(self, epoch_ended: bool) -> None:
+        """What follows a step: evaluation, checkpoints, the kill switch."""
+        from arctic_training.checkpointing import due
+
+        step = self.state.step
+        if self.eval_dataloader is not None and self.config.eval_interval and step % self.config.eval_interval == 0:
+            self.evaluate()
+        for engine in due(self, epoch_ended):
+            self.run.save(engine)
+        switch = self.run.kill_switch_path
+        if any_rank(self.global_rank == 0 and switch.exists(), self.device):
+            self.run.event("stopped", step=step, reason=f"kill switch {switch}")
+            raise TrainingStopped(f"the kill switch {switch} stopped training after step {step}", remedy="delete the file")
+
+    def end(self) -> None:
+        """What follows the last step: the last evaluation and checkpoints."""
+        from arctic_training.checkpointing import due_at_end
+
+        if self.eval_dataloader is not None and self.run.last_evaluation_step != self.state.step:
+            self.evaluate()
+        if self.state.step >= self.training_horizon:
+            for engine in due_at_end(self):
+                self.run.save(engine)
+
+    def stop_unless_finite(self, loss: float, result: StepResult, step: int) -> None:
+        """End training at a loss or gradient that is not finite; the engine has not applied the step."""
+        import math
+
+        if math.isfinite(loss) and result.applied:
+            return
+        if self.config.model.precision == "fp16" and math.isfinite(loss):  # type: ignore[attr-defined]
+            self.run.event("skipped_step", step=step, grad_norm=result.grad_norm, reason="loss scale")
+            return
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {result.grad_norm}"
+        self.run.event("stopped", step=step, reason=what)
+        raise TrainingStopped(
+            f"{what} at step {step}; the step was not applied",
+            remedy="lower the learning rate, or look at the rows of this step",
+        )
+
+    @property
+    def hook(self) -> Any:
+        """The hooks of this run."""
+        return self.run.plugins.hook
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return len(self.train_dataloader)
+
+    @property
+    def training_horizon(self) -> int:
+        """Optimizer steps of the whole training."""
+        config = self.config
+        steps = config.train_iters or max(config.epochs * self.steps_per_epoch, config.min_iterations)
+        return min(steps, config.exit_iteration) if config.exit_iteration else steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether this process has no step left to take."""
+        taken_here = self.state.step - self.run.first_step
+        limit = self.config.exit_iteration_this_run
+        return self.state.step >= self.training_horizon or bool(limit and taken_here >= limit)
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps taken."""
+        return self.state.step
+
+    @property
+    def epoch_idx(self) -> int:
+        """The current epoch, from 0."""
+        return self.state.epoch
+
+    @property
+    def trainer(self) -> Trainer:
+        return self
+
+
+def __getattr__(name: str) -> Any:
+    return lazy_attribute(__name__, name)
