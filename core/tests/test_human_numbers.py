@@ -66,7 +66,24 @@ def test_a_fraction_is_the_nearest_double(text, number):
 @pytest.mark.parametrize(
     "value",
     ["1k5", "1g", "1tb", "", "k", "1 000", "1__0", "_1", "1_", "0x10", "one", "2^", "2^-1", "2^2^2", "1e", "e5", "--1"]
-    + ["10%%", "1,5", "1kk", "2^99999", "2^9999", True, False, None, [], {}, "true", "１０", "1\n2", "1 k"],
+    + [
+        "10%%",
+        "1,5",
+        "1kk",
+        "2^99999",
+        "2^9999",
+        True,
+        False,
+        None,
+        [],
+        {},
+        "true",
+        "１０",
+        "1\n2",
+        "1 k",
+        "1k\u0131",
+        "1K\u0130",
+    ],
 )
 def test_what_is_no_number_is_refused(value):
     for whole in (True, False):
@@ -122,6 +139,7 @@ def test_leaves_that_are_numbers_are_converted_at_every_depth_and_others_left_al
         "ratio": "10%",
         "nothing": None,
         "inf": "inf",
+        "huge": "2^9999",
     }
     converted = convert_leaves(section)
     assert converted == {
@@ -130,6 +148,7 @@ def test_leaves_that_are_numbers_are_converted_at_every_depth_and_others_left_al
         "ratio": 0.1,
         "nothing": None,
         "inf": "inf",
+        "huge": "2^9999",
     }
     assert type(converted["zero_optimization"]["sizes"][0]) is int
     assert section["zero_optimization"]["reduce_bucket_size"] == "5e8"

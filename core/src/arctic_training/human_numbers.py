@@ -13,10 +13,11 @@ from typing import Any
 
 _NUMBER = r"[+-]?(?:[0-9]+(?:_[0-9]+)*(?:\.(?:[0-9]+(?:_[0-9]+)*)?)?|\.[0-9]+(?:_[0-9]+)*)"
 _SCALED = re.compile(
-    rf"(?P<mantissa>{_NUMBER})(?:[eE](?P<exponent>[+-]?[0-9]{{1,4}}))?(?P<suffix>%|[kmbt]|[kmgt]i)?", re.I
+    rf"(?P<mantissa>{_NUMBER})(?:[eE](?P<exponent>[+-]?[0-9]{{1,4}}))?(?P<suffix>%|[kmbt]|[kmgt]i)?",
+    re.IGNORECASE | re.ASCII,
 )
 _POWER = re.compile(r"(?P<base>[+-]?[0-9]+(?:_[0-9]+)*)\^(?P<exponent>[0-9]{1,4})")
-_SPECIAL = re.compile(r"(?P<sign>[+-]?)\.?(?P<word>inf|infinity|nan)", re.I)
+_SPECIAL = re.compile(r"(?P<sign>[+-]?)\.?(?P<word>inf|infinity|nan)", re.IGNORECASE | re.ASCII)
 _SCALES = {
     "": Fraction(1),
     "%": Fraction(1, 100),
@@ -38,9 +39,9 @@ def parse_number(value: Any, whole: bool) -> int | float:
         ValueError: it is no number, or no whole number where one is meant, or too large.
     """
     exact = _exact(value)
-    if whole:
-        if not isinstance(exact, Fraction) or exact.denominator != 1:
-            raise ValueError(f"expected a whole number, found {_shown(value)}")
+    if exact is None or (whole and (isinstance(exact, float) or exact.denominator != 1)):
+        raise ValueError(f"expected a {'whole ' if whole else ''}number, found {_shown(value)}")
+    if whole and isinstance(exact, Fraction):
         return exact.numerator
     return _nearest_double(exact, value)
 
@@ -64,10 +65,10 @@ def convert_leaves(value: Any) -> Any:
         return value
 
 
-def _exact(value: Any) -> Fraction | float:
-    """The exact value; a float only for what no fraction can hold (infinity and nan)."""
+def _exact(value: Any) -> Fraction | float | None:
+    """The exact value; a float only for what no fraction can hold (infinity and nan); None for what is no number."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"expected a number, found {_shown(value)}")
+        return None
     if isinstance(value, int):
         return Fraction(value)
     if isinstance(value, float):
@@ -84,7 +85,7 @@ def _exact(value: Any) -> Fraction | float:
         mantissa = Fraction(match["mantissa"].replace("_", ""))
         exponent = int(match["exponent"] or 0)
         return mantissa * Fraction(10) ** exponent * _SCALES[(match["suffix"] or "").lower()]
-    raise ValueError(f"expected a number, found {_shown(value)}")
+    return None
 
 
 def _nearest_double(exact: Fraction | float, value: Any) -> float:

@@ -41,8 +41,9 @@ AUTOMATIC_KINDS = ("engine", "checkpoint")
 def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> TrainerConfig:
     """Structure a recipe into the configuration of its trainer.
 
-    The result remembers, besides its keys: ``recipe``, ``plugin_manager``, ``trainer_class``, ``warnings`` (lines for the user),
-    ``sections`` (what plugins contributed) and ``loaded_code`` (the recipe's Python file). Each section with a ``type`` remembers its ``component``.
+    The result remembers, besides its keys: ``recipe``, ``plugin_manager``, ``trainer_class``, ``warnings`` (lines for the
+    user), ``sections`` (what plugins contributed) and ``loaded_code`` (the recipe's Python file). Each section with a ``type``
+    remembers its ``component``.
 
     Args:
         recipe: what ``load_recipe`` read.
@@ -68,7 +69,8 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
     structurer.finish()
     if "type" not in config.given:
         config.type = own_name(trainer)
-    for name in [name for name in contributed if hasattr(config, name)]:
+    own_keys = {info.name for info in keys_of(type(config))}
+    for name in own_keys & contributed.keys():
         setattr(config, name, contributed.pop(name))
         annotate(config, given=config.given | {name})
     annotate(

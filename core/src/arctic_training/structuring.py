@@ -82,16 +82,17 @@ class Structurer:
         self.warnings: list[str] = []
         self._path: tuple = ()
         self._converter = cattrs.Converter()
-        self._converter.register_structure_hook_factory(self._is_own, self._hook_of)
+        self._converter.register_structure_hook_factory(
+            lambda expected: self._hook_of(expected) is not None, self._hook_of
+        )
 
     def structure(self, value: Any, expected: Any, path: tuple = ()) -> Any:
         """``value``, which stands at ``path``, as the type ``expected``; ``INVALID`` after noting what is wrong."""
         with self._at(path):
-            hook = self._converter.get_structure_hook(expected)
-            if self._is_own(expected):
-                return hook(value, expected)
-            try:  # a type that cattrs itself knows, such as an enumeration
-                return hook(value, expected)
+            if own := self._hook_of(expected):
+                return own(value, expected)
+            try:  # a type that cattrs knows by itself, such as an enumeration
+                return self._converter.structure(value, expected)
             except (ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
                 return self.refuse(f"expected {described(expected)}, found {found(value)} ({error})")
 
@@ -125,7 +126,7 @@ class Structurer:
         if isinstance(value, (str, Path)) and not (expected is str and isinstance(value, Path)):
             return expected(value)
         remedy = "put it in quotes" if isinstance(value, (int, float)) else ""
-        return self.refuse(f"expected {described(expected)}, found {found(value)}", remedy=remedy)
+        return self._mismatch(value, expected, remedy)
 
     def nothing(self, value: Any, expected: Any) -> Any:
         return None if value is None else self._mismatch(value, expected)
@@ -184,7 +185,7 @@ class Structurer:
         key_type, item_type = get_args(expected) or (Any, Any)
         result = {}
         for name, item in value.items():
-            key = self.structure(name, key_type, (*self._path, name)) if key_type is not Any else name
+            key = self._mapping_key(name, key_type)
             result[key] = self.structure(item, item_type, (*self._path, name))
         return INVALID if any(item is INVALID for pair in result.items() for item in pair) else result
 
@@ -322,16 +323,25 @@ class Structurer:
             path=(*self._path, rest),
         )
 
-    def _mismatch(self, value: Any, expected: Any) -> Any:
-        return self.refuse(f"expected {described(expected)}, found {found(value)}")
+    def _mapping_key(self, name: Any, expected: Any) -> Any:
+        path = (*self._path, name)
+        if expected is not str:
+            return self.structure(name, expected, path)
+        if isinstance(name, str):
+            return name
+        return self.refuse(
+            f"expected text for a key, found {found(name)}", path=path, of="key", remedy="put it in quotes"
+        )
+
+    def _mismatch(self, value: Any, expected: Any, remedy: str = "") -> Any:
+        if isinstance(value, Mapping) and SHORTHAND in value and len(value) > 1:
+            return self._refuse_shorthand(value)
+        return self.refuse(f"expected {described(expected)}, found {found(value)}", remedy=remedy)
 
     def _typed_text(self, value: Any) -> Any:
         """The characters of a value that came from the command line: ``run_dir=1e3`` is the text 1e3."""
         node = self.recipe.node(self._path)
         return node.text if node and node.layer >= OVERRIDE_LAYER and node.text is not None else value
-
-    def _is_own(self, expected: Any) -> bool:
-        return self._hook_of(expected) is not None
 
     def _hook_of(self, expected: Any) -> Any:
         """What structures a type; None leaves it to cattrs."""
