@@ -204,7 +204,7 @@ def _publish(run: Run, engine: CheckpointEngine, incomplete: Path, path: Path) -
             "step": run.trainer.state.step,
             "world_size": run.world.size,
             "arctic": __version__,
-            "plugins": run.plugins.fingerprint(),
+            "plugins": run.fingerprint,
             "files": {
                 file.relative_to(incomplete).as_posix(): [file.stat().st_size, _sha256(file, sync=True)] for file in files
             },

@@ -79,7 +79,7 @@ def cache_key(run: Run, split: str) -> str | None:
         "max_length": factory.config.max_length or run.model_max_length,
         "tokenizer": run.component("tokenizer").fingerprint(tokenizer),
         "factory": source_hash(type(factory)),
-        "plugins": run.plugins.fingerprint(),
+        "plugins": run.fingerprint,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 

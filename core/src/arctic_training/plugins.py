@@ -125,6 +125,13 @@ class PluginManager(HookCalls):
             self._infos.append(info)
         return info
 
+    def unregister(self, plugin: Any) -> None:
+        """Take back what ``register`` did for this object; nothing when it is not registered."""
+        for record in list(self._records.values()):
+            if record.plugin is plugin:
+                self._forget(record.info)
+                self._infos.remove(record.info)
+
     def register_classes(self, classes: Iterable[type], origin: str) -> PluginInfo:
         """Register the component classes that a recipe's own code declares.
 

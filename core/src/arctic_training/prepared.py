@@ -26,7 +26,6 @@ class PreparedRows(Sequence[dict[str, Any]]):
     """
 
     def __init__(self, path: Path) -> None:
-        import numpy as np
 
         self.path = path
         index = json.loads((path / INDEX_FILE).read_text())
@@ -145,6 +144,7 @@ def _mapped(path: Path) -> np.ndarray:
     import numpy as np
 
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        # copy on write: pages are shared between ranks, and tensors may be made of them without a copy
+        return np.load(path, mmap_mode="c", allow_pickle=False)
     except ValueError:  # an empty array cannot be mapped
         return np.load(path, allow_pickle=False)

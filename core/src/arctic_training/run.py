@@ -57,6 +57,7 @@ class Run:
         self.plugins = config.plugin_manager
         self.hook = self.plugins.hook
         self.code = config.loaded_code
+        self.fingerprint = self.plugins.fingerprint()
         self.world = World.from_environment()
         self.run_dir = choose_run_dir(config)
         self.rows: dict[str, PreparedRows] = {}
@@ -67,6 +68,7 @@ class Run:
         self._given_trainer = trainer
         self._components: dict[str, Component] = {}
         self._progress: Progress | None = None
+        self._own_plugins: list[Any] = []
         self._joined = False
 
     def execute(self) -> None:
@@ -99,8 +101,8 @@ class Run:
         if self.world.is_first:
             self._start_reporting()
             write_record(self)
-        for callback in self.config.callbacks:
-            self.plugins.register(self.make(callback), f"callback {callback.type}")
+        for number, callback in enumerate(self.config.callbacks):
+            self._register(self.make(callback), f"callback {number} {callback.type}")
         self.hook.arctic_configure(run=self)
         self._say_what_runs()
         from arctic_training.trainer import Trainer
@@ -190,7 +192,7 @@ class Run:
 
     def fail(self, error: BaseException) -> None:
         """Write down why the run ended, for whoever reads its log and for the launcher's parent."""
-        self.log.error("the run ended: %s", error, exc_info=error)
+        self.log.error("the run ended: %s", error, exc_info=error, extra={"said": True})
         if isinstance(error, Exception):
             write_fault(self, error)
         error.arctic_log_path = str(self.log_path)  # type: ignore[attr-defined]
@@ -203,6 +205,8 @@ class Run:
             failed = sys.exc_info()[0] is not None
             if self._joined and not (failed and self.world.size > 1):  # a rank that failed must not wait for the others
                 distributed.leave()
+            for plugin in self._own_plugins:
+                self.plugins.unregister(plugin)
             stop_logging(self.log)
 
     def component(self, kind: str) -> Any:
@@ -267,9 +271,14 @@ class Run:
         paths = [self.run_dir / "metrics.jsonl"]
         if "train_log_metrics_path" in self.config.given:
             paths.append(Path(self.config.train_log_metrics_path))
-        self.plugins.register(MetricsFile(paths), "metrics file")
+        self._register(MetricsFile(paths), "metrics file")
         self._progress = Progress()
-        self.plugins.register(self._progress, "progress")
+        self._register(self._progress, "progress")
+
+    def _register(self, plugin: Any, name: str) -> None:
+        """Register for as long as this run lasts."""
+        self.plugins.register(plugin, name)
+        self._own_plugins.append(plugin)
 
     def _choose_engine(self) -> tuple[type[Engine], Any, str]:
         registry, config = self.plugins.registry, self.config
@@ -324,6 +333,6 @@ class Run:
     def _digest(self) -> str:
         from arctic_training.resolve import dump
 
-        parts = [self.plugins.fingerprint(), dump(self.config), self.code.sha256 if self.code else ""]
+        parts = [self.fingerprint, dump(self.config), self.code.sha256 if self.code else ""]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 

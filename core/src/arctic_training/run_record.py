@@ -97,7 +97,7 @@ def write_record(run: Run) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: version for name in RECORDED_VERSIONS if (version := _version(name))},
-        "plugins": run.plugins.fingerprint(),
+        "plugins": run.fingerprint,
         "code": {"path": str(run.code.path), "sha256": run.code.sha256} if run.code else None,
         "git": _git_state(run.config.recipe.directory),
         "world_size": run.world.size,
