@@ -1,0 +1,191 @@
+"""The data sources ``huggingface`` and ``huggingface_instruct``: hub names, saved folders, and files of every usual format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+from arctic_huggingface.chats import ChatRows
+from arctic_huggingface.files import FORMATS, content_hash, find_files, quiet_datasets, read_files
+from arctic_huggingface.hub import found, local_path, search_folders
+from arctic_huggingface.splits import FILE_SPLITS, map_split, no_such_split, split_names, take
+from arctic_training.config import key
+from arctic_training.data import DataSource, Rows, SourceConfig
+from arctic_training.errors import DataError
+
+KNOWN_SPLITS: dict[str, dict[str, str]] = {
+    "HuggingFaceH4/ultrachat_200k": {"train": "train_sft", "eval": "test_sft"},
+    "HuggingFaceH4/ultrafeedback_binarized": {"train": "train_prefs", "eval": "test_prefs"},
+    "Anthropic/hh-rlhf": {"eval": "test"},
+    "openai/gsm8k": {"eval": "test"},
+    "HuggingFaceTB/smoltalk": {"eval": "test"},
+}
+"""What data sets on the hub call the rows to train and to evaluate on."""
+
+KNOWN_CHAT_SPLITS: dict[str, dict[str, str]] = {
+    "HuggingFaceH4/ultrafeedback_binarized": {"train": "train_sft", "eval": "test_sft"},
+}
+"""The same where the rows for chats stand apart from those for preferences."""
+
+KNOWN_KWARGS: dict[str, dict[str, Any]] = {"openai/gsm8k": {"name": "main"}, "HuggingFaceTB/smoltalk": {"name": "all"}}
+"""The configuration that is meant where a data set has several."""
+
+
+class HFSourceConfig(SourceConfig):
+    name_or_path: str = key(
+        doc="Name on the hub, folder that save_to_disk wrote, or a JSONL, JSON, Parquet or CSV file or a glob of them."
+    )
+    kwargs: dict[str, Any] = key(
+        factory=dict, doc="Arguments of datasets.load_dataset, such as name or revision; of CSV files the delimiter."
+    )
+    split_mapping: dict[str, str] = key(factory=dict, doc="What the data set calls a split: {train: train_sft}.")
+
+
+class HFDataSource(DataSource):
+    """Rows as they are."""
+
+    name: ClassVar[str] = "huggingface"
+    config: HFSourceConfig
+    known_splits: ClassVar[dict[str, dict[str, str]]] = KNOWN_SPLITS
+
+    def load(self, config: HFSourceConfig, split: str) -> Rows:  # type: ignore[override]
+        """The rows of a split.
+
+        Raises:
+            DataError: there is no such data, no such split, or a file cannot be read.
+        """
+        files = self._files(config)
+        if files:
+            return self._from_files(files, config, split)
+        folder = self._folder(config)
+        if folder is not None and ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists()):
+            return self._from_saved(folder, config, split)
+        return self._from_library(str(folder or config.name_or_path), config, split)
+
+    def fingerprint(self) -> str | None:
+        """sha256 over the content of local files and what the recipe asks of them; of a hub name pinned to a commit too."""
+        files = self._files(self.config)
+        folder = None if files else self._folder(self.config)
+        if folder is not None:
+            files = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+        if files:
+            content = content_hash(files)
+        else:
+            revision = str(self._kwargs(self.config).get("revision") or "")
+            if not re.fullmatch(r"[0-9a-f]{40}", revision):
+                return None
+            content = f"{self.config.name_or_path}@{revision}"
+        options = {
+            name: value
+            for name, value in vars(self.config).items()
+            if name in ("split", "kwargs", "split_mapping", "role_mapping", "content_key")
+        }
+        text = json.dumps([self.name, content, options], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _files(self, config: HFSourceConfig) -> list[Path]:
+        name = config.name_or_path
+        files = find_files(name, search_folders(self.run))
+        if not files and (any(sign in name for sign in "*?") or Path(name).suffix.lower() in FORMATS):
+            places = " or ".join(str(folder) for folder in search_folders(self.run))
+            raise DataError(
+                f"there is no file {name}",
+                where="data source",
+                remedy=f"correct the path; a relative one starts in {places}",
+            )
+        return files
+
+    def _folder(self, config: HFSourceConfig) -> Path | None:
+        path = local_path(config.name_or_path, self.run)
+        return path if path is not None and path.is_dir() else None
+
+    def _split(self, config: HFSourceConfig, split: str) -> str:
+        known = self.known_splits.get(config.name_or_path, {})
+        return map_split(split or "train", {**known, **config.split_mapping})
+
+    def _kwargs(self, config: HFSourceConfig) -> dict[str, Any]:
+        return {**KNOWN_KWARGS.get(config.name_or_path, {}), **config.kwargs}
+
+    def _from_files(self, files: list[Path], config: HFSourceConfig, split: str) -> Rows:
+        rows = read_files(files, config.kwargs)
+        split = self._split(config, split)
+        for name in split_names(split):
+            if name not in FILE_SPLITS:
+                raise DataError(
+                    f"a file has one split, and {name!r} is none of the names that it may go by",
+                    where=config.name_or_path,
+                    remedy=f"use one of {', '.join(FILE_SPLITS)}",
+                )
+        return take({name: rows for name in split_names(split)}, split, config.name_or_path)
+
+    def _from_saved(self, folder: Path, config: HFSourceConfig, split: str) -> Rows:
+        import datasets
+
+        if config.kwargs:
+            raise DataError("a folder that save_to_disk wrote takes no kwargs", where=str(folder), remedy="remove kwargs")
+        with found("data", config.name_or_path, "data source", DataError):
+            saved = datasets.load_from_disk(str(folder))
+        split = self._split(config, split)
+        if isinstance(saved, datasets.Dataset):
+            saved = {name: saved for name in (*FILE_SPLITS, str(saved.split))}
+        return take(saved, split, config.name_or_path)
+
+    def _from_library(self, name: str, config: HFSourceConfig, split: str) -> Rows:
+        import datasets
+
+        split = self._split(config, split)
+        kwargs = self._kwargs(config)
+        if "split" in kwargs:
+            raise DataError("the split stands in kwargs", where=config.name_or_path, remedy="use the source's own `split`")
+        with found("data", config.name_or_path, "data source", DataError), quiet_datasets():
+            try:
+                return datasets.load_dataset(name, split=split, **kwargs)
+            except ValueError as error:
+                known = re.search(r"Unknown split \"(?P<name>[^\"]*)\".*\[(?P<known>.*)\]", str(error))
+                if known is None:
+                    raise
+                names = re.findall(r"'([^']*)'", known["known"])
+                raise no_such_split(known["name"], names, config.name_or_path) from error
+
+
+class HFInstructSourceConfig(HFSourceConfig):
+    role_mapping: dict[str, str] = key(
+        factory=dict,
+        doc="Role -> column, or column.field.value for the messages of a list whose field has that value: "
+        "{user: question, assistant: answer}, {user: turns.from.human, assistant: turns.from.gpt}. "
+        "Shapes that are known need none.",
+    )
+    content_key: str | None = key(None, doc="Field of a message that holds its text; content, value or text by default.")
+
+    def check(self):
+        yield from super().check()
+        for role, path in self.role_mapping.items():
+            if not all(path.split(".")):
+                yield "role_mapping", f"expected column or column.field.value for {role!r}, found {path!r}"
+
+
+class HFInstructDataSource(HFDataSource):
+    """Chats: rows with ``messages``, each with every role and in its original order."""
+
+    name = "huggingface_instruct"
+    config: HFInstructSourceConfig
+    known_splits = {**KNOWN_SPLITS, **KNOWN_CHAT_SPLITS}
+
+    def load(self, config: HFInstructSourceConfig, split: str) -> Rows:  # type: ignore[override]
+        rows = super().load(config, split)
+        if not config.process:
+            return rows
+        chats = ChatRows(
+            rows, config.role_mapping, config.content_key, config.name_or_path, tool_calls=self._template_has_tool_calls()
+        )
+        if len(chats):
+            chats[0]  # a source of another shape is told before anything is tokenised
+        return chats
+
+    def _template_has_tool_calls(self) -> bool:
+        """A template that does not know calls would drop them without a word, so they are given to it as text."""
+        template = getattr(getattr(self.trainer, "tokenizer", None), "chat_template", None)
+        return not isinstance(template, str) or "tool_calls" in template
