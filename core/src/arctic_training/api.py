@@ -92,15 +92,7 @@ def configure(
     from arctic_training.resolve import resolve
 
     loaded = load_recipe(recipe, overrides)
-    blocked = [*block, *_blocked_by(loaded.data)]
-    manager = create_plugin_manager(block=blocked)
+    manager = create_plugin_manager(block=block, recipe_plugins=loaded.data.get("plugins"))
     if classes:
         manager.register_classes(classes, "script")
     return resolve(loaded, manager, code=code_allowed() if code is None else code)
-
-
-def _blocked_by(recipe: Mapping[str, Any]) -> list[str]:
-    """What the recipe blocks, read before any plugin is imported; resolving says later what is wrong with it."""
-    plugins = recipe.get("plugins")
-    block = plugins.get("block") if isinstance(plugins, Mapping) else None
-    return [name for name in block if isinstance(name, str)] if isinstance(block, list) else []

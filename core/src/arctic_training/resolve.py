@@ -47,7 +47,7 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
 
     Args:
         recipe: what ``load_recipe`` read.
-        plugins: the manager of this run.
+        plugins: the manager of this run, which has done what the recipe's ``plugins`` section says.
         code: whether the Python file of the recipe may be loaded.
 
     Raises:
@@ -56,7 +56,6 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
     """
     from arctic_training.code import load_code
 
-    plugins.load_recipe_plugins(recipe.data.get("plugins"))
     loaded_code = load_code(recipe, plugins, allowed=code)
     sections = _RecipeSections(recipe, plugins)
     structurer = Structurer(recipe, sections)
