@@ -142,7 +142,7 @@ class _OpenPacks:
         packs.append(pack)
 
     def take_tightest(self, length: int) -> tuple[int | None, int]:
-        """Takes out the pack with the least space of at least ``length``, and tells that space; None when no pack has."""
+        """Takes out the pack with the least space of at least ``length``, and tells the space; None when none has."""
         block, low = length >> self._BLOCK_BITS, length & self._BLOCK_MASK
         bits = self._blocks[block] >> low << low
         if not bits:

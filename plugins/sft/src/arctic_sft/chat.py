@@ -1,22 +1,24 @@
 """Chats to token ids and labels: what the tokenizer's chat template writes, and which of it is trained.
 
 The trained tokens of each assistant turn follow from the structure of the template and never from looking for the
-answer's text, which a prompt may quote, a template may strip, and a chat may hold twice. What cannot be established this
-way is an error that names the row.
+answer's text, which a prompt may quote, a template may strip, and a chat may hold twice. What cannot be established
+this way is an error that names the row.
 
 Rules:
 
 1. Which characters the assistant said: ``arctic_sft.turns``.
-2. The text is tokenised as a whole, and a token belongs to the turn in which it starts. Where a token would begin before
-   a turn and reach into it (a line break of the prompt and one of the answer), the text is tokenised in two parts that
-   meet there, as they do when the model answers the prompt; if the parts then read differently, that is an error.
-3. A turn is trained through its end-of-turn token: the last special token in it, when nothing but white space follows it
-   there. That white space is not trained. Without such a token the turn is trained to its end.
+2. The text is tokenised as a whole, and a token belongs to the turn in which it starts. Where a token would begin
+   before a turn and reach into it (a line break of the prompt and one of the answer), the text is tokenised in two
+   parts that meet there, as they do when the model answers the prompt; if the parts then read differently, that is an
+   error.
+3. A turn is trained through its end-of-turn token: the last special token in it, when nothing but white space follows
+   it there. That white space is not trained. Without such a token the turn is trained to its end.
 4. The first token of a chat has no label, since nothing predicts it.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -49,7 +51,7 @@ class ChatEncoder:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, *, mask_inputs: bool = True, ignore_empty_think: bool = False
     ) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer = _without_post_processor(tokenizer)
         self.mask_inputs = mask_inputs
         self.ignore_empty_think = ignore_empty_think
         self.needs_turns = mask_inputs or ignore_empty_think
@@ -146,6 +148,19 @@ class ChatEncoder:
             for start, end in part
         ]
         return TokenPlaces(ids, offsets, chat.text, self.special_ids)
+
+
+def _without_post_processor(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy whose offsets cover whole tokens.
+
+    A post-processor adds special tokens, which the template writes here, and that of many byte-level tokenizers takes
+    the spaces of a token out of its offsets, which would hide where it starts.
+    """
+    if not tokenizer.is_fast:
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.post_processor = None
+    return tokenizer
 
 
 def _at_row(row: int, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -31,8 +31,8 @@ class SFTDataConfig(DataConfig):
     )
     filter_samples: bool = key(
         True,
-        doc="Drop rows longer than max_length. Otherwise they are an error when packing, go on in the next pack when "
-        "always_max_length is set, and lose their end when not packing. What is dropped or cut is counted and reported.",
+        doc="Drop rows longer than max_length. Otherwise they are an error when packing, go on in the next pack with "
+        "always_max_length, and lose their end when not packing. What is dropped or cut is counted and reported.",
     )
     pad_to: Literal["div_length", "max_length"] = key(
         "div_length", doc="Pad each micro-batch to a multiple of div_length, or always to max_length."

@@ -32,8 +32,6 @@ class TokenPlaces:
         self.special_ids = special_ids
         self.starts = [start for start, _ in offsets]
         self.ends = [end for _, end in offsets]
-        if any(map(int.__gt__, self.starts, [0, *self.ends])):
-            self._give_spaces_back()
         if self.starts != sorted(self.starts):
             raise UnusableChat("the tokenizer's offsets do not follow the text", "use another fast tokenizer")
 
@@ -70,11 +68,3 @@ class TokenPlaces:
     def written(self, token: int) -> str:
         """The text of a token."""
         return self.text[self.starts[token] : self.ends[token]]
-
-    def _give_spaces_back(self) -> None:
-        """Let tokens start where the one before ends: byte-level tokenizers may leave spaces out of their offsets."""
-        reached = 0
-        for token, (start, end) in enumerate(zip(self.starts, self.ends, strict=True)):
-            if start > reached and self.text[reached:start].isspace():
-                self.starts[token] = reached
-            reached = max(reached, end)

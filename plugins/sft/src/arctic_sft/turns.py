@@ -1,7 +1,9 @@
 """Which characters of a rendered chat the assistant said, from the structure of the chat template.
 
-A template with ``{% generation %}`` blocks says so itself. Any other is rendered up to each assistant turn, with the
-generation prompt, and through it: what lies between the two is the turn, if each rendering begins with the one before.
+A template with ``{% generation %}`` blocks says so itself: it is rendered a second time with a mark at both ends of
+each block, and without the marks that must be the same text. Any other template is rendered up to each assistant turn,
+with the generation prompt, and through it: what lies between the two is the turn, if each rendering begins with the one
+before.
 """
 
 from __future__ import annotations
@@ -22,7 +24,11 @@ REMEDY = (
     "give a template whose assistant text stands in {% generation %} blocks (tokenizer.chat_template), "
     "or train on whole chats with data.mask_inputs: false"
 )
-_GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_BLOCK_START = re.compile(r"\{%([-+]?)\s*generation\s*([-+]?)%\}")
+_BLOCK_END = re.compile(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}")
+# Code points that Unicode keeps out of text, for use within a program.
+_START_MARK, _END_MARK = "\ufdd0", "\ufdd1"
+_MARKED_TURN = re.compile(f"{_START_MARK}([^{_START_MARK}{_END_MARK}]*){_END_MARK}")
 
 
 class Rendered(NamedTuple):
@@ -48,7 +54,7 @@ class TurnFinder:
                 "the tokenizer has no chat template, so chats cannot be written out for it",
                 remedy="set tokenizer.chat_template in the recipe to a template or to the path of one",
             ) from error
-        self.has_blocks = bool(_GENERATION_BLOCK.search(self.template))
+        self.marked_template = _marked(self.template) if _BLOCK_START.search(self.template) else None
 
     def text(self, chat: Any) -> str:
         """The text of a chat.
@@ -65,7 +71,7 @@ class TurnFinder:
             UnusableChat: the messages are out of order, or the template does not let the turns be established.
         """
         messages = checked_messages(chat)
-        return self._turns_from_blocks(messages) if self.has_blocks else self._turns_from_prefixes(messages)
+        return self._turns_from_blocks(messages) if self.marked_template else self._turns_from_prefixes(messages)
 
     def _turns_from_prefixes(self, messages: list[Message]) -> Rendered:
         text = self._render(messages)
@@ -89,59 +95,40 @@ class TurnFinder:
         return Rendered(text, turns)
 
     def _turns_from_blocks(self, messages: list[Message]) -> Rendered:
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        texts, blocks = _refusals_told(
-            render_jinja_template,
-            conversations=[messages],
-            chat_template=self.template,
-            return_assistant_tokens_mask=True,
-            **self.tokenizer.special_tokens_map,
-        )
-        text, turns = texts[0], [(start, stop) for start, stop in blocks[0]]
-        numbers = _assistant_messages(messages)
-        if len(turns) != len(numbers):
+        text = self._render(messages)
+        marked = self._render(messages, chat_template=self.marked_template)
+        turns = [
+            (found.start() - 2 * number, found.end() - 2 * number - 2)
+            for number, found in enumerate(_MARKED_TURN.finditer(marked))
+        ]
+        if marked.replace(_START_MARK, "").replace(_END_MARK, "") != text:
             raise UnusableChat(
-                f"the chat template has {len(turns)} generation blocks for {len(numbers)} assistant messages",
+                "the chat template writes something else when its generation blocks are marked, "
+                "so what they hold cannot be established",
+                "let the template write its {% generation %} blocks as they are, without filters around them",
+            )
+        num_answers = len(_assistant_messages(messages))
+        if len(turns) != num_answers:
+            raise UnusableChat(
+                f"the chat template has {len(turns)} generation blocks for {num_answers} assistant messages",
                 "put the text of every assistant message into one {% generation %} block of the template",
             )
-        for number, (start, stop) in zip(numbers, turns, strict=True):
-            earliest, latest = self._extent(messages, number, text)
-            if not earliest <= start <= stop <= latest:
-                raise UnusableChat(
-                    f"the generation block of message {number} does not lie within that message",
-                    "write the {% generation %} block where the message is written, outside macros and assignments",
-                )
         return Rendered(text, turns)
 
-    def _extent(self, messages: list[Message], number: int, text: str) -> Span:
-        """The characters that message ``number`` may lie in: exact where renderings are prefixes, else wider."""
-        extent = []
-        for end, otherwise in ((number, 0), (number + 1, len(text))):
-            try:
-                prefix = self._render(messages[:end])
-            except UnusableChat:  # a template may refuse a part of a chat whose whole it renders
-                prefix = None
-            extent.append(len(prefix) if prefix is not None and text.startswith(prefix) else otherwise)
-        return extent[0], extent[1]
+    def _render(self, messages: list[Message], **options: Any) -> str:
+        from jinja2 import TemplateError
 
-    def _render(self, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
-        return _refusals_told(
-            self.tokenizer.apply_chat_template,
-            messages,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-        )
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            # What a template raises by itself, or by touching what is absent.
+            raise UnusableChat(f"the chat template refuses the chat: {error}", REMEDY) from error
 
 
-def _refusals_told(render: Any, *arguments: Any, **options: Any) -> Any:
-    """Calls a rendering function; what a template may raise, by itself or by touching what is not there, is unusable."""
-    from jinja2 import TemplateError
-
-    try:
-        return render(*arguments, **options)
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise UnusableChat(f"the chat template refuses the chat: {error}", REMEDY) from error
+def _marked(template: str) -> str:
+    """The template with marks around what its generation blocks write; ``with`` has the scope that such a block has."""
+    template = _BLOCK_START.sub(rf"{{%\1 print '{_START_MARK}' %}}{{% with \2%}}", template)
+    return _BLOCK_END.sub(rf"{{%\1 endwith %}}{{% print '{_END_MARK}' \2%}}", template)
 
 
 def _assistant_messages(messages: list[Message]) -> list[int]:
