@@ -1,0 +1,123 @@
+"""DeepSpeed's checkpoint files inside a directory that the core gives: one tag, described, complete on every rank or an error.
+
+DeepSpeed's own `latest` file is neither written nor read: it names a checkpoint before all ranks have finished theirs. Reading
+unpickles, so the core verifies the manifest of the directory before it calls ``load``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from arctic_training.distributed import any_rank, barrier
+from arctic_training.errors import CheckpointError
+
+TAG = "deepspeed"
+DESCRIPTION_FILE = "engine.json"
+STATE_KEY = "arctic"
+
+
+def save(engine: Any, path: Path, state: dict[str, Any], description: dict[str, Any]) -> None:
+    """Write model, optimizer and ``state``. Called on every rank.
+
+    Args:
+        engine: DeepSpeed's engine.
+        path: an existing directory, in which no DeepSpeed checkpoint lies yet.
+        state: what the engine of ours adds; tensors and plain values.
+        description: what a run must have in common with this one to go on from here.
+
+    Raises:
+        CheckpointError: there is a checkpoint already, or this rank could not write.
+    """
+    if any_rank((path / TAG).exists(), engine.device):
+        # A folder that another stage or number of ranks has written into keeps shards that a later load would pick up.
+        raise CheckpointError("there is a checkpoint already", where=str(path), remedy="save into an empty directory")
+    barrier()  # no rank looks after another has begun to write
+    keeper = _FaultKeeper(engine.checkpoint_engine)
+    copy_script = engine._copy_recovery_script
+    engine.checkpoint_engine = keeper
+    engine._copy_recovery_script = lambda directory: keeper.guard(lambda: copy_script(directory))
+    try:
+        engine.save_checkpoint(str(path), tag=TAG, client_state={STATE_KEY: state}, save_latest=False)
+    finally:
+        engine.checkpoint_engine = keeper.inner
+        engine._copy_recovery_script = copy_script
+    if engine.global_rank == 0 and keeper.fault is None:
+        keeper.guard(lambda: (path / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1), "utf-8"))
+    if keeper.fault is not None:
+        raise CheckpointError(
+            f"rank {engine.global_rank} could not write its part of the checkpoint: {keeper.fault}",
+            where=str(path),
+            remedy="see that there is space and permission to write",
+        ) from keeper.fault
+
+
+def load(engine: Any, path: Path, description: dict[str, Any]) -> dict[str, Any]:
+    """Read what ``save`` wrote. Called on every rank.
+
+    Returns:
+        The ``state`` that was saved.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit this run, or cannot be read.
+    """
+    _check_description(path, description)
+    fault: Exception | None = None
+    loaded: Any = None
+    state: Any = {}
+    try:
+        loaded, state = engine.load_checkpoint(str(path), tag=TAG, load_lr_scheduler_states=False)
+    except (RuntimeError, ValueError, KeyError, AssertionError, OSError, AttributeError) as error:
+        fault = error
+    if loaded is None or fault is not None:
+        raise CheckpointError(
+            f"the checkpoint does not fit this model and optimizer: {fault or 'its files are missing'}",
+            where=str(path),
+            remedy="resume with the model, optimizer and deepspeed sections that the checkpoint was written with",
+        ) from fault
+    return state[STATE_KEY]
+
+
+def _check_description(path: Path, description: dict[str, Any]) -> None:
+    try:
+        saved = json.loads((path / DESCRIPTION_FILE).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"this is no DeepSpeed checkpoint of Arctic: {error}", where=str(path), remedy="choose another checkpoint"
+        ) from error
+    words = {"zero_stage": "ZeRO stage", "num_ranks": "number of ranks", "precision": "precision"}
+    for key, word in words.items():
+        if saved.get(key) != description[key]:
+            raise CheckpointError(
+                f"the checkpoint was written with {word} {saved.get(key)}, and this run has {description[key]}",
+                where=str(path),
+                remedy=f"resume with {word} {saved.get(key)}",
+            )
+
+
+class _FaultKeeper:
+    """Stands in for DeepSpeed's writer while a checkpoint is saved: a rank that cannot write keeps the error for later.
+
+    Raised at once it would leave the others waiting in DeepSpeed's barrier.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.fault: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def makedirs(self, *args: Any, **kwargs: Any) -> None:
+        self.guard(lambda: self.inner.makedirs(*args, **kwargs))
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.guard(lambda: self.inner.save(*args, **kwargs))
+
+    def guard(self, write: Any) -> None:
+        """Run ``write`` and keep what it raises."""
+        try:
+            write()
+        except Exception as error:
+            self.fault = self.fault or error

@@ -1,0 +1,154 @@
+"""The DeepSpeed engine: ZeRO stages 0 to 3 with offload, in one process or many.
+
+DeepSpeed averages gradients over data-parallel ranks and divides losses by the accumulation; the core wants sums, so the loss is
+multiplied by what DeepSpeed will divide by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from arctic_deepspeed import checkpoint_files, ds_config, process
+from arctic_deepspeed.replicated import MasterWeights
+from arctic_training.distributed import any_rank
+from arctic_training.engine import Engine, EngineConfig, StepResult
+from arctic_training.errors import ArcticError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DeepSpeedEngineConfig(EngineConfig):
+    """The engine is configured by the recipe's ``deepspeed`` section."""
+
+
+class DeepSpeedEngine(Engine):
+    """Trains through ``deepspeed.initialize``."""
+
+    name = "deepspeed"
+    config: DeepSpeedEngineConfig
+    needs_process_group: ClassVar[bool] = True
+    checkpoint_type: ClassVar[str] = "deepspeed"
+
+    @classmethod
+    def prepare_process(cls, run: Any) -> None:
+        process.prepare_environment(run.world, run.device.type)
+        process.import_without_compiling()
+
+    def prepare(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+        deepspeed = process.import_without_compiling()
+        self.ds_config = ds_config.complete_for(self.run, getattr(model, "config", None))
+        self.stage = ds_config.zero_stage(self.ds_config)
+        self.scheduler = scheduler
+        self.optimizer = optimizer
+        self.num_micro_batches = 0
+        if self.stage == 0:
+            model.to(self.device)
+            self.masters = MasterWeights(optimizer)
+        self.scaler = self._loss_scaler()
+        with process.without_chatter():
+            self.model = deepspeed.initialize(model=model, optimizer=optimizer, config=self.ds_config)[0]
+        self.model_unwrapped = self.model.module
+        ds_config.check_engine(self.model, self.ds_config)
+        self.divisor = self.model.seq_dp_world_size if getattr(self.model, "gradient_average", True) else 1
+        if self.stage == 0:
+            self.masters.read_model()  # rank 0's weights have been sent to all
+
+    def backward(self, loss: torch.Tensor) -> None:
+        accumulation = self.ds_config["gradient_accumulation_steps"]
+        self.num_micro_batches += 1
+        self.model.set_gradient_accumulation_boundary(self.num_micro_batches == accumulation)
+        self.model.backward(self.scaler.scale(loss * self.divisor), scale_wrt_gas=False)
+
+    def step(self) -> StepResult:
+        accumulation = self.ds_config["gradient_accumulation_steps"]
+        if self.num_micro_batches != accumulation:
+            raise ArcticError(
+                f"an optimizer step has {accumulation} micro-batches, and backward was called {self.num_micro_batches} times",
+                remedy="call trainer.backward once for each micro-batch of the step",
+            )
+        self.num_micro_batches = 0
+        result = self._step_replicated() if self.stage == 0 else self._step_partitioned()
+        if result.applied:
+            self.scheduler.step()
+        return result
+
+    def full_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        import torch
+
+        first = self.global_rank == 0
+        for name, tensor in self.model_unwrapped.state_dict(keep_vars=True).items():
+            with self._gathered(tensor):
+                whole = tensor.detach().to("cpu", copy=True) if first else torch.empty(0, dtype=tensor.dtype)
+            yield name, whole
+
+    def save(self, path: Path) -> None:
+        state = {"scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict()}
+        if self.stage == 0:
+            state["master_weights"] = self.masters.state_dict()
+        checkpoint_files.save(self.model, path, state, self._description())
+
+    def load(self, path: Path) -> None:
+        state = checkpoint_files.load(self.model, path, self._description())
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.stage == 0:
+            self.masters.load_state_dict(state["master_weights"])
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _step_partitioned(self) -> StepResult:
+        """ZeRO 1 to 3 look for non-finite gradients themselves, on all ranks together."""
+        self.model.step()
+        applied = self.model.was_step_applied()
+        norm = self.model.get_global_grad_norm()
+        return StepResult(applied, float(norm) if norm is not None else math.nan)
+
+    def _step_replicated(self) -> StepResult:
+        """After the reduction every rank has the same gradients; without ZeRO nobody looks whether they are finite."""
+        import torch
+
+        self.masters.take_gradients()
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+        applied = not any_rank(not math.isfinite(grad_norm), self.device)
+        if applied:
+            self.model.step()  # clips, steps and forgets
+            self.masters.write_back()
+        else:
+            self.model.zero_grad()
+        self.masters.clear()
+        self.scaler.update()
+        return StepResult(applied, grad_norm)
+
+    def _loss_scaler(self) -> torch.amp.GradScaler:
+        """ZeRO scales the loss of fp16 itself; without ZeRO it is done here."""
+        import torch
+
+        fp16 = self.run.config.model.precision == "fp16"
+        return torch.amp.GradScaler(self.device.type, enabled=fp16 and self.stage == 0)
+
+    def _gathered(self, tensor: torch.Tensor) -> AbstractContextManager:
+        """Within it a parameter that ZeRO-3 has partitioned is whole."""
+        if not hasattr(tensor, "ds_id"):
+            return nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters([tensor])
+
+    def _description(self) -> dict[str, Any]:
+        import deepspeed
+
+        return {
+            "deepspeed": deepspeed.__version__,
+            "zero_stage": self.stage,
+            "num_ranks": self.world_size,
+            "precision": self.run.config.model.precision,
+        }

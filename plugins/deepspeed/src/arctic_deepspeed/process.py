@@ -1,0 +1,61 @@
+"""What has to stand in a process before DeepSpeed is used: the environment of a rank, and no compilation at start."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
+"""An op for inference on CPUs that DeepSpeed compiles at the first collective: a minute of g++, and 66 MiB of shared memory
+a rank that nobody removes. Training has no use for it."""
+
+
+def prepare_environment(world: Any, device_type: str, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set what DeepSpeed reads and a single process lacks; without it DeepSpeed looks for MPI.
+
+    Args:
+        world: the rank's ``World``.
+        device_type: ``cpu``, ``cuda``, ...: DeepSpeed must settle on the device that the core chose.
+        environment: what to change.
+    """
+    environment.setdefault("RANK", str(world.rank))
+    environment.setdefault("LOCAL_RANK", str(world.local_rank))
+    environment.setdefault("WORLD_SIZE", str(world.size))
+    environment.setdefault("MASTER_ADDR", "127.0.0.1")
+    environment.setdefault("MASTER_PORT", "29500")
+    if device_type in ("cpu", "cuda", "xpu", "npu", "mps"):
+        environment.setdefault("DS_ACCELERATOR", device_type)
+
+
+def import_without_compiling() -> Any:
+    """Import DeepSpeed so that starting it needs no compiler.
+
+    Returns:
+        The ``deepspeed`` package.
+    """
+    import deepspeed
+
+    # The name is private and has moved before: a DeepSpeed without it has no op to switch off, or compiles it as it likes.
+    compatible_ops = getattr(deepspeed.ops, "__compatible_ops__", None)
+    if isinstance(compatible_ops, dict):
+        compatible_ops[SHARED_MEMORY_OP] = False
+    # DeepSpeed calls collectives by names that torch 2.13 deprecates, several times a step.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+    return deepspeed
+
+
+@contextlib.contextmanager
+def without_chatter() -> Iterator[None]:
+    """Keep what DeepSpeed prints about memory while it sets up to itself, unless it fails."""
+    chatter = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(chatter):
+            yield
+    except BaseException:
+        sys.stderr.write(chatter.getvalue())
+        raise
