@@ -1,7 +1,7 @@
 """Divides the words after ``arctic run`` among the recipe, its overrides, the launcher and arctic itself.
 
-The launcher's options are unknown here, so whether one takes a value is read from what follows it: a word that is neither an
-option nor an override is its value. ``--option=value`` says it beyond doubt.
+The launcher's options are unknown here, so whether one takes a value is read from what follows it: a word that is
+neither an option nor an override is its value. ``--option=value`` says it beyond doubt.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def divide(words: Sequence[str], *, with_value: Collection[str] = (), flags: Col
             overrides.append(word)
             awaits_value = ""
         else:
-            raise click.UsageError(f"there are two recipes, {recipe!r} and {word!r}; an override has the form key=value")
+            raise click.UsageError(f"there are two recipes, {recipe!r} and {word!r}; overrides have the form key=value")
     if recipe is None:
         recipe = _recipe_taken_for_a_value(launcher)
     return Words(recipe, tuple(overrides), tuple(launcher), tuple(own))

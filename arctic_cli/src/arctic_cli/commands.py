@@ -1,4 +1,4 @@
-"""Which commands there are: a literal table of ours, and what plugins bring through the entry-point group ``arctic.commands``.
+"""Which commands there are: a literal table of ours, and what plugins bring through the group ``arctic.commands``.
 
 Only names, targets and one line of help are known here. The command behind a name is imported when it is called.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Entry:
-    """A command that can be called: its target ``package.module:attribute``, a line of help, and the plugin it is from."""
+    """A command that can be called: its target ``package.module:attribute``, a line of help, and whose it is."""
 
     name: str
     target: str

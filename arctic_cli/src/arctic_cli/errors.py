@@ -1,7 +1,7 @@
 """The one door through which every error leaves a command: a few lines on standard error and an exit code.
 
-First what is wrong and where, last what to do. The whole trace is shown when asked for; for a fault of ours it is in a log
-whose path is printed.
+First what is wrong and where, last what to do. The whole trace is shown when asked for; for a fault of ours it is in a
+log whose path is printed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def guarded(command: Callable[[], Any], settings: Settings) -> int:
     """Run a command; whatever it raises becomes words and an exit code.
 
     Returns:
-        The exit code: 0 when the command ended well, the error's own, 2 for a wrong command line, 130 for an interruption,
-        1 for anything that we did not foresee.
+        The exit code: 0 when the command ended well, the error's own, 2 for a wrong command line, 130 for an
+        interruption, 1 for anything that we did not foresee.
     """
     try:
         result = command()
@@ -72,35 +72,40 @@ def _explain_usage(error: click.ClickException, settings: Settings) -> int:
 def _explain_ours(error: ArcticError, settings: Settings) -> int:
     if isinstance(error, RecipeError):
         for problem in error.problems:
-            complain(str(problem), color=settings.color, fg="red")
+            _complain(str(problem), settings, head="")
         if len(error.problems) > 1:
-            complain(f"{len(error.problems)} problems in the recipe; nothing was started", color=settings.color)
+            complain(f"{len(error.problems)} problems in the recipe", color=settings.color)
         return error.exit_code
     lines = str(error).splitlines()
-    room = MOST_LINES - (settings.log is not None)
-    if len(lines) > room:
+    log = getattr(error, "arctic_log_path", None)
+    if len(lines) > MOST_LINES - bool(log):
+        log = write_log(error)
         remedy = lines[-1:] if error.remedy else []
-        kept = lines[: room - 1 - len(remedy)]
-        settings.log = write_log(error, settings)
-        lines = [*kept, *remedy]
+        lines = [*lines[: MOST_LINES - 1 - len(remedy)], *remedy]
     _complain("\n".join(lines), settings)
-    if settings.log is not None:
-        complain(f"  the whole log: {settings.log}", color=settings.color)
+    if log:
+        complain(f"  the whole log: {log}", color=settings.color)
     return error.exit_code
 
 
 def _explain_unforeseen(error: BaseException, settings: Settings) -> int:
     text = " ".join(str(error).split())
-    _complain(f"internal error: {type(error).__name__}" + (f": {_short(text)}" if text else ""), settings)
+    _complain(f"internal error: {type(error).__name__}" + (f": {_short(text)}" if text else ""), settings, head="")
     for note in getattr(error, "__notes__", [])[:1]:
         complain(f"  {note}", color=settings.color)
-    complain(f"  the whole trace: {write_log(error, settings)}", color=settings.color)
+    complain(f"  the whole trace: {write_log(error)}", color=settings.color)
     return INTERNAL_ERROR
 
 
-def write_log(error: BaseException, settings: Settings) -> Path | str:
-    """Append the whole trace of an error to the log and say where that is; where nothing can be written, say why."""
-    path = settings.log or log_directory() / f"error-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+def write_log(error: BaseException) -> Path | str:
+    """The log that holds the whole trace of an error: the run's, which has it already, else a new file.
+
+    Returns:
+        Its path; where nothing can be written, why.
+    """
+    if written := getattr(error, "arctic_log_path", None):
+        return Path(written)
+    path = log_directory() / f"error-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as log:
@@ -127,9 +132,10 @@ def _code_of(error: SystemExit, settings: Settings) -> int:
     return INTERNAL_ERROR
 
 
-def _complain(text: str, settings: Settings) -> None:
+def _complain(text: str, settings: Settings, *, head: str = "error: ") -> None:
     first, *rest = text.splitlines() or [""]
-    complain(f"error: {first}", color=settings.color, fg="red")
+    speaker = f"{settings.speaker}: " if settings.speaker else ""
+    complain(f"{speaker}{head}{first}", color=settings.color, fg="red")
     for line in rest:
         complain(line, color=settings.color)
 

@@ -103,8 +103,13 @@ def _unknown_command(name: str, table: CommandTable, context: click.Context) -> 
 def _show_version(context: click.Context, parameter: click.Parameter, given: bool) -> None:
     if not given or context.resilient_parsing:
         return
+    show_version()
+    context.exit()
+
+
+def show_version() -> None:
+    """Print the versions of Arctic, its plugins and what they stand on."""
     from arctic_cli.version import versions
 
     for name, version in versions():
         click.echo(f"{name} {version}")
-    context.exit()

@@ -6,7 +6,6 @@ They are added to a command when it is loaded, to those of plugins too, and are 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -23,7 +22,7 @@ class Settings:
         traceback: whether an error shows the whole trace.
         verbosity: above 0 for more words, below 0 for fewer.
         color: False for plain text; None leaves it to the terminal and NO_COLOR.
-        log: where the whole of an error is written; None for a file in the user's cache directory.
+        speaker: who says the errors, where several processes share a terminal; such as ``rank 1``.
     """
 
     block: list[str] = attrs.field(factory=list)
@@ -31,7 +30,7 @@ class Settings:
     traceback: bool = False
     verbosity: int = 0
     color: bool | None = None
-    log: Path | None = None
+    speaker: str = ""
 
 
 def add_common_options(command: click.Command) -> click.Command:
@@ -49,9 +48,9 @@ def add_common_options(command: click.Command) -> click.Command:
 def words_of_common_options() -> tuple[frozenset[str], frozenset[str]]:
     """The words of these options: those that take a value, and those that stand alone."""
     options = _common_options()
-    with_value = frozenset(word for option in options if not option.is_flag and not option.count for word in option.opts)
+    with_value = frozenset(word for option in options if not (option.is_flag or option.count) for word in option.opts)
     every = frozenset(word for option in options for word in option.opts)
-    return with_value, every - with_value | {"--help"}
+    return with_value, every - with_value | {"--help", "-h"}
 
 
 def blocked_in(words: Sequence[str]) -> list[str]:
@@ -86,7 +85,7 @@ def _common_options() -> list[click.Option]:
 def _block(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> None:
     for value in values:
         if not value.startswith("no:") or value == "no:":
-            raise click.BadParameter(f"expected no:NAME, the plugin that is not to be loaded, found {value!r}", context, parameter)
+            raise click.BadParameter(f"expected no:NAME to block a plugin, found {value!r}", context, parameter)
         context.obj.block.append(value.removeprefix("no:"))
 
 

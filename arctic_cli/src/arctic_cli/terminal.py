@@ -29,7 +29,7 @@ def warn(text: str) -> None:
     _print(f"warning: {text}", sys.stderr, {"fg": "yellow"})
 
 
-def complain(text: str, *, color: bool | None = None, **style: Any) -> None:
+def complain(text: str = "", *, color: bool | None = None, **style: Any) -> None:
     """Print a line about an error on standard error."""
     _print(text, sys.stderr, style, color)
 

@@ -1,4 +1,4 @@
-"""The versions that ``arctic --version`` prints: ours, those of the plugins, and of what they stand on. Nothing is imported."""
+"""The versions that ``arctic --version`` prints: ours, the plugins', and of what they stand on. Nothing is imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOUNDATIONS = ("torch", "transformers", "datasets", "deepspeed")
 
 
 def versions() -> list[tuple[str, str]]:
-    """``(distribution, version)`` of core, command line and plugins, then of the libraries that are installed, then Python."""
+    """``(distribution, version)`` of core, command line and plugins, then of libraries that are installed, then Python."""
     candidates = [*discover(GROUP), *discover(COMMANDS_GROUP)]
     plugins = {(each.info.distribution, each.info.version) for each in candidates if each.info.distribution}
     known = [(name, version(name)) for name in OURS if _is_installed(name)]

@@ -1,0 +1,135 @@
+"""``arctic validate``: a recipe checked and resolved, with every error at once; no torch, network or side effects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from arctic_cli.options import Settings
+from arctic_cli.terminal import say, warn
+from arctic_training.errors import ArcticError, PluginError, RecipeError
+
+if TYPE_CHECKING:
+    from arctic_training.config import ComponentConfig
+    from arctic_training.trainer_config import TrainerConfig
+
+SECTIONS = ("model", "tokenizer", "data", "loss", "optimizer", "scheduler", "engine")
+
+
+@click.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[key=value ...]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: valid, problems, recipe.")
+@click.pass_context
+def validate(context: click.Context, recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check RECIPE and show what it comes to, without training.
+
+    Overrides are key=value, as in `arctic run`. With -v the whole recipe is shown, and where each value comes from.
+    """
+    settings: Settings = context.obj
+    try:
+        config = _configure(settings, recipe, overrides)
+    except ArcticError as error:
+        if not as_json:
+            raise
+        _print_json({"valid": False, "problems": _problems(error), "recipe": None})
+        context.exit(error.exit_code)
+    if as_json:
+        _print_json({"valid": True, "problems": [], "warnings": _warnings(config), "recipe": _plain(config)})
+        return
+    say(f"{recipe}: valid", fg="green")
+    for warning in _warnings(config):
+        warn(warning)
+    if settings.verbosity > 0:
+        from arctic_training.dump import dump
+
+        say(dump(config).rstrip())
+    elif settings.verbosity == 0:
+        _print_summary(config)
+
+
+def _configure(settings: Settings, recipe: str, overrides: tuple[str, ...]) -> TrainerConfig:
+    from arctic_training.api import configure
+
+    return configure(recipe, overrides, block=settings.block, code=settings.code)
+
+
+def _print_summary(config: TrainerConfig) -> None:
+    rows = list(_summary(config))
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        say(f"  {name.ljust(width)}  {text}")
+
+
+def _summary(config: TrainerConfig) -> Iterator[tuple[str, str]]:
+    """What was chosen for each stage and who provides it."""
+    yield "trainer", _chosen(config, config, "trainer")
+    for name in SECTIONS:
+        section = getattr(config, name)
+        subject = getattr(section, "name_or_path", None)
+        yield name, _chosen(config, section, name) + (f": {subject}" if subject else "")
+        if name == "data":
+            for split, sources in (("train on", config.data.sources), ("evaluate on", config.data.eval_sources)):
+                for source in sources:
+                    yield split, _source(config, source)
+    for entry in config.checkpoint:
+        disabled = "" if entry.enabled else " (disabled)"
+        yield "checkpoint", f"{_chosen(config, entry, 'checkpoint')}: {entry.output_dir}{disabled}"
+    for name in config.sections:
+        yield name, "a section of a plugin"
+    code = getattr(config, "loaded_code", None)
+    if code is not None:
+        yield "code", f"{code.path} (sha256 {code.sha256[:12]})"
+
+
+def _source(config: TrainerConfig, source: Any) -> str:
+    place = getattr(source, "name_or_path", None)
+    parts = [_chosen(config, source, "data_source"), str(place) if place else "", f"split {source.split}"]
+    return ": ".join([parts[0], ", ".join(part for part in parts[1:] if part)])
+
+
+def _chosen(config: TrainerConfig, section: ComponentConfig, kind: str) -> str:
+    """``sft (arctic-plugin-sft 0.1.0)``."""
+    component = config.trainer_class if section is config else section.component
+    if component is None:
+        return f"{section.type or 'auto'} (chosen when the run starts)"
+    try:
+        provider = config.plugin_manager.registry.provider(kind, section.type).source
+    except PluginError:
+        provider = component.__module__
+    return f"{section.type} ({provider})"
+
+
+def _warnings(config: TrainerConfig) -> list[str]:
+    broken = [f"{str(each.error).splitlines()[0]}; arctic run stops on it" for each in config.plugin_manager.broken]
+    return [*config.warnings, *broken]
+
+
+def _problems(error: ArcticError) -> list[dict[str, Any]]:
+    if isinstance(error, RecipeError):
+        return [
+            {
+                "message": problem.message,
+                "path": problem.path,
+                "file": problem.file,
+                "line": problem.line,
+                "column": problem.column,
+                "remedy": problem.remedy,
+            }
+            for problem in error.problems
+        ]
+    place = {"path": "", "file": error.where or "", "line": 0, "column": 0}
+    return [{"message": error.message, **place, "remedy": error.remedy or ""}]
+
+
+def _plain(config: TrainerConfig) -> dict[str, Any]:
+    from arctic_training.dump import plain
+
+    return {**plain(config), **{name: plain(section) for name, section in config.sections.items()}}
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))

@@ -1,0 +1,53 @@
+"""What a launcher starts once a rank: the same run, with its errors said in one line that names the rank."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":
+    # Python puts the folder of this file first, where our modules would be found as `run`, `plugins` and the like.
+    del sys.path[0]
+
+import click
+
+from arctic_cli.arguments import Words
+from arctic_cli.errors import guarded
+from arctic_cli.options import Settings, add_common_options
+from arctic_cli.run import configure, train_here
+
+
+def main(words: list[str] | None = None) -> int:
+    """Train as the rank that the environment says.
+
+    Returns:
+        The exit code.
+    """
+    watch_parent()
+    settings = Settings(speaker=f"rank {os.environ.get('RANK', '?')}")
+    command = add_common_options(worker)
+    return guarded(lambda: command.main(args=words, prog_name="worker", standalone_mode=False, obj=settings), settings)
+
+
+@click.command()
+@click.option("--run-dir", help="Directory of the run, chosen by the parent.")
+@click.option("--local_rank", "--local-rank", expose_value=False, help="Taken and ignored: the environment says it.")
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1)
+@click.pass_obj
+def worker(settings: Settings, run_dir: str | None, recipe: str, overrides: tuple[str, ...]) -> None:
+    """Train RECIPE as one rank."""
+    if run_dir:
+        os.environ["ARCTIC_RUN_DIR"] = run_dir
+    train_here(configure(Words(recipe, overrides), settings))
+
+
+def watch_parent() -> None:
+    """End this process should the launcher die without a word, so that no rank is left behind."""
+    from arctic_training.orphans import watch_parent
+
+    watch_parent()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
