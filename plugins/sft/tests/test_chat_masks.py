@@ -1,4 +1,4 @@
-"""Masks: exactly what the assistant says is trained, for every template whose structure tells it, and nothing is guessed."""
+"""Masks: what the assistant says is trained, for every template whose structure tells it; nothing is guessed."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from arctic_sft.chat import ChatEncoder
@@ -45,12 +46,12 @@ class SFTDataConfig(DataConfig):
         False,
         doc="Fill every pack to exactly max_length tokens; the row that does not fit goes on in the next pack.",
     )
-    drop_last: bool = key(False, doc="Drop the emptiest pack, unless it is full.")
+    drop_last: bool = key(False, doc="Drop the emptiest pack of the training data, unless it is full.")
     fuse_positions_prob: float = key(
-        0.0, ge=0, le=1, doc="Share of packs, drawn with data.seed, that are trained as one long document."
+        0.0, ge=0, le=1, doc="Share of training packs, drawn with data.seed, that are trained as one long document."
     )
     repeat_to_pack_max_length: bool = key(
-        False, doc="Repeat rows that together are shorter than max_length as often as they fit into one pack."
+        False, doc="Repeat training rows that together are shorter than max_length as often as they fit into one pack."
     )
 
     def check(self):
@@ -69,6 +70,16 @@ class SFTDataFactory(DataFactory):
     name = "sft"
     config: SFTDataConfig
     default_source = "huggingface_instruct"
+
+    def __init__(self, config: SFTDataConfig, run: Any) -> None:
+        super().__init__(config, run)
+        self._for_training = True
+        self._scratch: tempfile.TemporaryDirectory | None = None
+
+    def prepare(self, datasets: Sequence[Rows], split: str) -> Rows:
+        """Tokenise, filter and pack the rows of all sources; evaluation sees every row that fits exactly once."""
+        self._for_training = split == "train"
+        return super().prepare(datasets, split)
 
     def process(self, dataset: Rows) -> Rows:
         """Tokenise the chats of one source.
@@ -108,6 +119,9 @@ class SFTDataFactory(DataFactory):
             DataError: a row has no trained token, or is over-long where that can be neither dropped nor cut.
         """
         rows = TokenRows.of(dataset)
+        if self._scratch is not None:  # the rows are copies
+            self._scratch.cleanup()
+            self._scratch = None
         rows.unlabel_first_tokens()
         untrained = (rows.trained() == 0).nonzero()[0]
         if len(untrained):
@@ -142,8 +156,8 @@ class SFTDataFactory(DataFactory):
     def _map(self, dataset: Any, encode: ChatEncoder) -> Any:
         from datasets import Features, List, Value
 
-        # The rows are cached by the core once they are finished; what map writes on the way goes with this factory.
-        self._scratch = tempfile.TemporaryDirectory(prefix="arctic-sft-")
+        if self._scratch is None:  # core caches the rows once they are finished; until then they lie here
+            self._scratch = tempfile.TemporaryDirectory(prefix="arctic-sft-")
         processes = min(self.config.num_proc, -(-len(dataset) // BATCH_ROWS))
         numbers = List(Value("int32"))
         return dataset.map(
@@ -189,7 +203,7 @@ class SFTDataFactory(DataFactory):
                 remedy="set pack_samples: false, or leave position_ids out",
             )
         lengths = rows.lengths.tolist()
-        if self.config.repeat_to_pack_max_length:
+        if self.config.repeat_to_pack_max_length and self._for_training:
             numbers = repeat_to_fill(lengths, self.max_length)
             self.count("rows repeated to fill a pack", len(numbers) - len(lengths))
             rows = rows.select(numbers)
@@ -200,14 +214,14 @@ class SFTDataFactory(DataFactory):
             plan = plan_packs(lengths, self.max_length)
             packs = [[Piece(row, 0, lengths[row]) for row in pack] for pack in plan]
         packed = rows.pack(packs, self._fused(len(packs)))
-        if self.config.drop_last:
+        if self.config.drop_last and self._for_training:
             packed = self._drop_emptiest(packed)
         return self._drop_untrained(packed, "packs dropped, nothing to train on in them")
 
     def _fused(self, num_packs: int) -> Any:
         import numpy as np
 
-        if not self.config.fuse_positions_prob:
+        if not self.config.fuse_positions_prob or not self._for_training:
             return None
         draws = np.random.Generator(np.random.Philox(self.config.seed)).random(num_packs)
         return draws < self.config.fuse_positions_prob
