@@ -105,12 +105,14 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The sum of ``values`` over all ranks, in place; unchanged in a single process."""
+def sum_over_ranks(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The sum of ``values`` over all ranks, through ``device``; unchanged in a single process."""
     import torch.distributed as dist
 
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(values)
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return values
+    values = values.to(device)
+    dist.all_reduce(values)
     return values
 
 

@@ -34,9 +34,7 @@ def evaluate(trainer: Trainer, name: str = "eval") -> Metrics:
         for (micro_batch,) in trainer.eval_dataloader.epoch(0):
             totals += _totals_of(trainer, micro_batch.to(trainer.device))
     trainer.model.train()
-    if trainer.world_size > 1:
-        totals = sum_over_ranks(totals.to(trainer.device)).cpu()
-    loss, weight, rows, tokens = totals.tolist()
+    loss, weight, rows, tokens = sum_over_ranks(totals, trainer.device).tolist()
     metrics: Metrics = {
         "kind": "eval",
         "step": trainer.state.step,

@@ -88,7 +88,22 @@ def arctic_build_trainer(run: Run) -> Trainer | None:
     """
 
 
-# ---- tokenizer ------------------------------------------------------------------------------------------------------
+# ---- architecture and tokenizer -------------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def arctic_build_model_config(config: ModelConfig, run: Run) -> Any:
+    """Build the architecture's configuration, without weights.
+
+    Called before data is prepared: the longest sequence the model takes is read from it.
+
+    Args:
+        config: the recipe's ``model`` section.
+        run: the run.
+
+    Returns:
+        The architecture's configuration, or None to leave it to the others.
+    """
 
 
 @hookspec(firstresult=True)
@@ -163,21 +178,6 @@ def arctic_build_dataloader(dataset: Rows, split: str, config: DataConfig, run: 
 
 
 # ---- model ----------------------------------------------------------------------------------------------------------
-
-
-@hookspec(firstresult=True)
-def arctic_build_model_config(config: ModelConfig, run: Run) -> Any:
-    """Build the architecture's configuration, without weights.
-
-    Called before data is prepared: the longest sequence the model takes is read from it.
-
-    Args:
-        config: the recipe's ``model`` section.
-        run: the run.
-
-    Returns:
-        The architecture's configuration, or None to leave it to the others.
-    """
 
 
 @hookspec(firstresult=True)

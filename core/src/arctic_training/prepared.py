@@ -101,6 +101,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, facts: Mapping[str
                 if value.ndim != 1 or (value.size and value.dtype.kind not in "iufb"):
                     raise ValueError(f"row {num_rows}, column {name}: neither a number nor a list of numbers")
                 lengths[name].append(len(value))
+                value = value if value.size else value.astype(np.int32)  # an empty list is an array of float64
             pending[name].append(value)
         num_rows += 1
         if num_rows % BLOCK_ROWS == 0:

@@ -331,7 +331,7 @@ class Run:
         self.say(f"data: {split}: {len(rows):,} rows, {tokens:,} tokens{counts}")
 
     def _digest(self) -> str:
-        from arctic_training.resolve import dump
+        from arctic_training.dump import dump
 
         parts = [self.fingerprint, dump(self.config), self.code.sha256 if self.code else ""]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()

@@ -88,7 +88,7 @@ def stop_logging(log: logging.Logger) -> None:
 
 def write_record(run: Run) -> None:
     """Write ``recipe.yaml`` and ``run.json`` into the run directory; rank 0 only."""
-    from arctic_training.resolve import dump
+    from arctic_training.dump import dump
 
     (run.run_dir / "recipe.yaml").write_text(dump(run.config))
     record = {

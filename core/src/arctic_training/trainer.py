@@ -14,7 +14,7 @@ from arctic_training.checkpoint import CheckpointEngine
 from arctic_training.component import Component
 from arctic_training.data import DataFactory
 from arctic_training.distributed import any_rank, sum_over_ranks
-from arctic_training.errors import TrainingStopped
+from arctic_training.errors import ArcticError, TrainingStopped
 from arctic_training.loss import LossFactory, LossSum, trained_tokens
 from arctic_training.model import ModelFactory
 from arctic_training.optimizer import OptimizerFactory
@@ -84,7 +84,8 @@ class Trainer(Component):
                 self.evaluate()
             while not self.finished:
                 self.epoch()
-            self.end()
+            if self.state.step > self.run.first_step:
+                self.end()
         except BaseException as raised:
             error = raised
             raise
@@ -121,21 +122,20 @@ class Trainer(Component):
         state = self.state
         step = state.step + 1
         self.hook.arctic_step_start(step=step, batch=batch, trainer=self)
-        batch = [micro_batch.to(self.device) for micro_batch in batch]
-        weights, tokens = self.weigh(batch)
-        total = 0.0
+        weight, trained, tokens = self.weigh(batch)
+        total: Any = 0.0
         for micro_batch in batch:
-            loss = self.normalised_loss(micro_batch, weights)
+            loss = self.normalised_loss(micro_batch.to(self.device), weight)
             self.backward(loss)
             total = total + loss.detach()
         self.hook.arctic_before_optimizer_step(step=step, trainer=self)
         learning_rate = self.engine.learning_rate
         result = self.engine.step()
-        loss_value = float(sum_over_ranks(total.float()))
+        loss_value = float(sum_over_ranks(total.float(), self.device))
         self.stop_unless_finite(loss_value, result, step)
         state.step = step
-        state.tokens += int(tokens[1])
-        state.trained_tokens += int(tokens[0])
+        state.tokens += tokens
+        state.trained_tokens += trained
         seconds = time.perf_counter() - started + data_seconds
         metrics: Metrics = {
             "kind": "train",
@@ -144,13 +144,13 @@ class Trainer(Component):
             "loss": loss_value,
             "learning_rate": learning_rate,
             "grad_norm": result.grad_norm,
-            "tokens": int(tokens[1]),
-            "trained_tokens": int(tokens[0]),
+            "tokens": tokens,
+            "trained_tokens": trained,
             "step_seconds": seconds,
             "data_seconds": data_seconds,
-            "tokens_per_second": int(tokens[1]) / seconds,
+            "tokens_per_second": tokens / seconds,
             "memory_bytes": self.engine.memory_bytes(),
-            "mfu": self.run.model_flops_utilisation(int(tokens[1]), seconds),
+            "mfu": self.run.model_flops_utilisation(tokens, seconds),
         }
         self.hook.arctic_step_end(step=step, metrics=metrics, trainer=self)
         self.run.log_metrics(metrics, step)
@@ -174,36 +174,37 @@ class Trainer(Component):
         """
         return trained_tokens(batch) if "labels" in batch else float(len(next(iter(batch.values()))))
 
-    def weigh(self, batch: list[MicroBatch]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Count a step over all ranks.
+    def weigh(self, batch: list[MicroBatch]) -> tuple[float, int, int]:
+        """Count a step over all ranks, before its tensors go to the device.
 
         Returns:
-            The weight of the whole global batch, a scalar on the device; and (trained tokens, tokens) as float64 on the CPU.
+            The weight of the whole global batch, its trained tokens, and its tokens with padding.
         """
         import torch
 
         counts = torch.zeros(3, dtype=torch.float64)
         for micro_batch in batch:
             if micro_batch.rows:
-                inputs = micro_batch.get("input_ids")
                 counts[0] += float(self.loss_weight(micro_batch))
                 counts[1] += float(trained_tokens(micro_batch)) if "labels" in micro_batch else 0
-                counts[2] += inputs.numel() if inputs is not None else 0
-        counts = sum_over_ranks(counts.to(self.device)).cpu() if self.world_size > 1 else counts
-        return counts[0].float().to(self.device), counts[1:]
+                counts[2] += micro_batch["input_ids"].numel() if "input_ids" in micro_batch else 0
+        weight, trained, tokens = sum_over_ranks(counts, self.device).tolist()
+        return weight, int(trained), int(tokens)
 
-    def normalised_loss(self, batch: MicroBatch, global_weight: torch.Tensor) -> torch.Tensor:
+    def normalised_loss(self, batch: MicroBatch, global_weight: float) -> torch.Tensor:
         """This micro-batch's share of the step's loss: its sum divided by the weight of the global batch."""
         loss = self.hook.arctic_compute_loss(batch=batch, trainer=self)
         if isinstance(loss, LossSum):
             total = loss.sum
+            if batch.rows and self.state.step == self.run.first_step:  # once: it reads the device
+                self._check_weight(batch, float(loss.weight))
         else:
-            weight = self.loss_weight(batch)
+            weight = float(self.loss_weight(batch))
             # The mean over no tokens is 0 / 0; such a batch has nothing to say and must not poison the others.
-            total = loss.nan_to_num(0.0) * 0.0 if float(weight) == 0 else loss * weight
+            total = loss * weight if weight else loss.nan_to_num(0.0) * 0.0
         if not batch.rows:  # only here to keep this rank in step with the others
             total = total * 0.0
-        return total / global_weight.clamp(min=1)
+        return total / max(global_weight, 1.0)
 
     def evaluate(self) -> Metrics:
         """Evaluate on every evaluation row once, weighted by trained tokens."""
@@ -246,6 +247,14 @@ class Trainer(Component):
         if self.state.step >= self.training_horizon:
             for engine in due_at_end(self):
                 self.run.save(engine)
+
+    def _check_weight(self, batch: MicroBatch, weight: float) -> None:
+        counted = float(self.loss_weight(batch))
+        if abs(weight - counted) > 1e-6 * max(weight, counted):
+            raise ArcticError(
+                f"the loss says that it sums over {weight:g} units, and {type(self).__name__}.loss_weight counts {counted:g}",
+                remedy="override loss_weight(batch) to count what loss sums over: both normalise the step",
+            )
 
     def stop_unless_finite(self, loss: float, result: StepResult, step: int) -> None:
         """End training at a loss or gradient that is not finite; the engine has not applied the step."""

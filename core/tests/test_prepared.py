@@ -1,0 +1,96 @@
+"""Prepared rows: what is written is what is read, and the cache never gives other rows than asked for."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arctic_training.errors import DataError
+from arctic_training.prepared import PreparedRows, write_rows
+
+numbers = st.lists(st.integers(-(2**40), 2**40), max_size=12)
+
+
+@given(st.lists(st.fixed_dictionaries({"ids": numbers, "score": st.floats(-1e6, 1e6), "n": st.integers(0, 99)})))
+@settings(max_examples=40, deadline=None)
+def test_rows_come_back_as_they_were_written(tmp_path_factory, rows):
+    stored = write_rows(rows, tmp_path_factory.mktemp("rows"), {"dropped": 3})
+    assert len(stored) == len(rows)
+    assert stored.facts == {"dropped": 3}
+    for row, original in zip(stored, rows, strict=True):
+        assert row["ids"].tolist() == original["ids"]
+        assert (float(row["score"]), int(row["n"])) == (original["score"], original["n"])
+
+
+def test_small_numbers_take_four_bytes_and_lengths_cost_no_reading(tmp_path):
+    stored = write_rows([{"input_ids": [1, 2, 3]}, {"input_ids": []}, {"input_ids": [70000]}], tmp_path)
+    assert stored.columns["input_ids"][0].dtype == np.int32
+    assert stored.lengths().tolist() == [3, 0, 1]
+
+
+def test_a_row_with_other_columns_is_refused_by_number(tmp_path):
+    with pytest.raises(ValueError, match=r"row 1 has the columns \['b'\]"):
+        write_rows([{"a": [1]}, {"b": [1]}], tmp_path)
+
+
+def test_workers_map_the_files_instead_of_copying_them(tmp_path):
+    stored = write_rows([{"input_ids": list(range(1000))} for _ in range(100)], tmp_path)
+    pickled = pickle.dumps(stored)
+    assert len(pickled) < 1000
+    assert pickle.loads(pickled)[99]["input_ids"][-1] == 999
+    assert isinstance(pickle.loads(pickled), PreparedRows)
+
+
+def loads(recorder):
+    return len(recorder.of("arctic_load_data"))
+
+
+def test_prepared_rows_are_used_again(run_recipe, tiny_recipe, hook_recorder):
+    run_recipe(tiny_recipe | {"train_iters": 1})
+    run_recipe(tiny_recipe | {"train_iters": 1, "seed": 1})
+    assert loads(hook_recorder) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"max_length": 9}, {"seed": 7}, {"sources": [{"type": "tiny", "texts": ["one", "two"]}]}],
+    ids=["max_length", "seed", "source"],
+)
+def test_what_changes_the_rows_changes_the_cache(run_recipe, tiny_recipe, hook_recorder, change):
+    run_recipe(tiny_recipe | {"train_iters": 1})
+    tiny_recipe["data"] = tiny_recipe["data"] | change
+    run_recipe(tiny_recipe | {"train_iters": 1})
+    assert loads(hook_recorder) == 2
+
+
+def test_a_missing_cache_is_an_error_when_the_recipe_says_so(run_recipe, tiny_recipe):
+    tiny_recipe["data"]["fail_on_missing_cache"] = True
+    with pytest.raises(DataError, match="not cached"):
+        run_recipe(tiny_recipe)
+    tiny_recipe["data"]["fail_on_missing_cache"] = False
+    run_recipe(tiny_recipe)
+    tiny_recipe["data"]["fail_on_missing_cache"] = True
+    run_recipe(tiny_recipe)
+
+
+def test_samples_are_drawn_without_replacement_and_the_same_each_time(run_recipe, tiny_recipe):
+    def texts(**sampling):
+        tiny_recipe["data"]["sources"] = [{"type": "tiny", "texts": [f"text {n:02}" for n in range(40)], **sampling}]
+        run = run_recipe(tiny_recipe | {"train_iters": 1})
+        return [bytes(row["input_ids"].tolist()).decode() for row in run.rows["train"]]
+
+    tenth = texts(sample_ratio=0.1)
+    assert len(tenth) == len(set(tenth)) == 4
+    assert texts(sample_count=4) == tenth == texts(sample_ratio=0.1)
+    assert texts(sample_ratio=0.1, sample_seed=1) != tenth
+
+
+def test_training_and_evaluation_rows_are_apart_and_complete(run_recipe, tiny_recipe):
+    tiny_recipe["data"]["sources"] = [{"type": "tiny", "texts": [f"text {n:02}" for n in range(40)]}]
+    tiny_recipe["data"]["train_eval_split"] = [0.75, 0.25]
+    run = run_recipe(tiny_recipe | {"train_iters": 1, "eval_interval": 1})
+    parts = [{bytes(row["input_ids"].tolist()) for row in run.rows[split]} for split in ("train", "eval")]
+    assert [len(part) for part in parts] == [30, 10]
+    assert not parts[0] & parts[1]

@@ -1,0 +1,209 @@
+"""The loop, through whole runs of the tiny components."""
+
+import math
+
+import pytest
+
+from arctic_training import LossSum, hookimpl
+from arctic_training.errors import TrainingStopped, UsageError
+from arctic_training.testing.tiny import TinyTrainer
+
+pytestmark = pytest.mark.usefixtures("arctic_home")
+
+
+def train_losses(run):
+    return [record["loss"] for record in run.metrics if record["kind"] == "train"]
+
+
+def weights(run):
+    return {name: tensor.clone() for name, tensor in run.trainer.model_unwrapped.state_dict().items()}
+
+
+def largest_difference(one, other):
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_a_run_equals_a_plain_loop_written_out(run_recipe, tiny_recipe):
+    import torch
+    import torch.nn.functional as F
+
+    from arctic_training.testing.tiny_model import TinyModel
+
+    run = run_recipe(tiny_recipe | {"train_iters": 30})
+    torch.manual_seed(42)
+    model = TinyModel(257, 16, 0.0)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=1e-2, betas=(0.9, 0.999)
+    )
+    rows = [row["input_ids"] for row in run.rows["train"]]
+    losses = []
+    loader = run.trainer.train_dataloader
+    order = [int(number) for epoch in range(2) for number in loader.order(epoch)]
+    for step in range(30):
+        total, count = 0.0, 0
+        for number in order[4 * step : 4 * step + 4]:
+            ids = torch.as_tensor(rows[number]).long()[None]
+            logits = model(ids).logits[0, :-1]
+            total = total + F.cross_entropy(logits, ids[0, 1:], reduction="sum")
+            count += ids.shape[1] - 1
+        loss = total / count
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert train_losses(run) == pytest.approx(losses, rel=1e-6)
+
+
+@pytest.mark.parametrize(("accumulation", "micro_batch_size"), [(4, 4), (16, 1), (2, 8)])
+def test_a_step_on_the_same_rows_is_the_same_for_every_split(run_recipe, tiny_recipe, accumulation, micro_batch_size):
+    whole = run_recipe(tiny_recipe | {"train_iters": 1, "micro_batch_size": 16})
+    split = run_recipe(
+        tiny_recipe
+        | {"train_iters": 1, "micro_batch_size": micro_batch_size, "gradient_accumulation_steps": accumulation}
+    )
+    assert largest_difference(weights(whole), weights(split)) < 1e-6
+    assert train_losses(whole) == pytest.approx(train_losses(split), rel=1e-6)
+
+
+def test_a_loss_that_is_a_mean_counts_as_much_as_one_that_is_a_sum(run_recipe, tiny_recipe, plugin_manager):
+    class MeanTrainer(TinyTrainer):
+        name = "mean"
+
+        def loss(self, batch):
+            total, weight = super().loss(batch)
+            return total / weight
+
+    plugin_manager.register_classes([MeanTrainer], "test")
+    recipe = tiny_recipe | {"train_iters": 3, "gradient_accumulation_steps": 2}
+    assert train_losses(run_recipe(recipe)) == pytest.approx(
+        train_losses(run_recipe(recipe | {"type": "mean"})), rel=1e-6
+    )
+
+
+def test_the_last_step_takes_the_rows_that_are_left(run_recipe, tiny_recipe):
+    run = run_recipe(tiny_recipe | {"micro_batch_size": 10, "gradient_accumulation_steps": 3})
+    steps = [record for record in run.metrics if record["kind"] == "train"]
+    assert len(steps) == 3
+    assert sum(record["trained_tokens"] for record in steps) == sum(len(row["input_ids"]) - 1 for row in run.rows["train"])
+
+
+def test_every_step_is_logged_with_the_figures_of_the_contract(run_recipe, tiny_recipe):
+    run = run_recipe(tiny_recipe | {"train_iters": 2})
+    first, second = [record for record in run.metrics if record["kind"] == "train"]
+    assert (first["step"], second["step"]) == (1, 2)
+    assert {
+        "epoch", "loss", "learning_rate", "grad_norm", "tokens", "trained_tokens", "step_seconds", "data_seconds",
+        "tokens_per_second", "memory_bytes", "mfu",
+    } <= first.keys()  # fmt: skip
+    assert first["learning_rate"] == 1e-2
+    assert first["mfu"] is None
+
+
+def test_evaluation_weighs_every_row_by_its_tokens(run_recipe, tiny_recipe):
+    recipe = tiny_recipe | {"eval_interval": 100, "evaluate_at_start": True, "train_iters": 1}
+    recipe["data"] = recipe["data"] | {"eval_sources": [{"type": "tiny", "texts": ["a", "abc", "abcdefgh"]}]}
+    one, two = (run_recipe(recipe | {"micro_batch_size": size}) for size in (1, 2))
+    first, second = (next(r for r in run.metrics if r["kind"] == "eval" and r["step"] == 0) for run in (one, two))
+    assert first["rows"] == second["rows"] == 3
+    assert first["tokens"] == second["tokens"] == 0 + 2 + 7
+    assert first["loss"] == pytest.approx(second["loss"], rel=1e-6)
+
+
+def test_the_horizon_follows_epochs_iterations_and_limits(run_recipe, tiny_recipe):
+    def steps(**keys):
+        return len(train_losses(run_recipe(tiny_recipe | {"micro_batch_size": 32} | keys)))
+
+    assert steps(epochs=3) == 6
+    assert steps(epochs=3, train_iters=4) == 4
+    assert steps(min_iterations=5) == 5
+    assert steps(epochs=3, exit_iteration=2) == 2
+    assert steps(epochs=3, exit_iteration_this_run=1) == 1
+
+
+def test_overfitting_the_first_batch_sees_only_its_rows(run_recipe, tiny_recipe, hook_recorder):
+    run_recipe(tiny_recipe | {"overfit_first_batch": True, "train_iters": 5})
+    rows = [call["batch"][0].rows for call in hook_recorder.of("arctic_step_start")]
+    assert len(rows) == 5
+    assert all(row == rows[0] for row in rows)
+
+
+def test_a_loss_that_is_not_finite_ends_training_before_the_weights_take_it(run_recipe, tiny_recipe, plugin_manager):
+    class Poisoned:
+        @hookimpl(wrapper=True)
+        def arctic_compute_loss(self, batch, trainer):
+            total, weight = yield
+            self.trainer = trainer
+            return LossSum(total * (math.nan if trainer.global_step == 2 else 1.0), weight)
+
+    poisoned = Poisoned()
+    plugin_manager.register(poisoned, "poisoned")
+    with pytest.raises(TrainingStopped, match="loss is nan at step 3"):
+        run_recipe(tiny_recipe)
+    assert all(parameter.isfinite().all() for parameter in poisoned.trainer.model_unwrapped.parameters())
+
+
+def test_the_kill_switch_stops_training_after_the_step(run_recipe, tiny_recipe, arctic_home):
+    switch = arctic_home / "switch"
+    switch.touch()
+    with pytest.raises(TrainingStopped, match="kill switch .* after step 1"):
+        run_recipe(tiny_recipe | {"kill_switch_path": str(switch)})
+
+
+def test_rows_come_in_another_order_each_epoch_and_each_once(run_recipe, tiny_recipe, hook_recorder):
+    run_recipe(tiny_recipe | {"epochs": 2, "micro_batch_size": 8})
+    rows = [row for call in hook_recorder.of("arctic_step_start") for row in call["batch"][0].rows]
+    first, second = rows[:64], rows[64:]
+    assert sorted(first) == sorted(second) == list(range(64))
+    assert first != second
+
+
+def test_hooks_are_called_in_the_order_of_the_hookspecs(run_recipe, tiny_recipe, hook_recorder):
+    from arctic_training import hookspecs
+
+    tiny_recipe["checkpoint"] = {"output_dir": "out", "save_end_of_training": True}
+    run_recipe(tiny_recipe | {"train_iters": 1})
+    listed = [name for name in vars(hookspecs) if name.startswith("arctic_")]
+    called = list(dict.fromkeys(hook_recorder.names))
+    setup = called[: called.index("arctic_train_start")]
+    order = [name for name in listed if name in setup]
+    assert [name for name in setup if name in order] == order
+    assert called.index("arctic_step_start") < called.index("arctic_compute_loss")
+    assert called.index("arctic_compute_loss") < called.index("arctic_before_optimizer_step")
+    assert called.index("arctic_before_optimizer_step") < called.index("arctic_step_end")
+    assert called[-1] == "arctic_unconfigure"
+
+
+def test_observers_of_the_end_run_when_training_fails(run_recipe, tiny_recipe, plugin_manager, hook_recorder):
+    class Failing(TinyTrainer):
+        name = "failing"
+
+        def loss(self, batch):
+            raise RuntimeError("no loss today")
+
+    plugin_manager.register_classes([Failing], "test")
+    with pytest.raises(RuntimeError, match="no loss today"):
+        run_recipe(tiny_recipe | {"type": "failing"})
+    (ended,) = hook_recorder.of("arctic_train_end")
+    assert str(ended["error"]) == "no loss today"
+    assert hook_recorder.names[-1] == "arctic_unconfigure"
+
+
+def test_a_key_whose_feature_is_not_there_yet_stops_the_run_at_once(run_recipe, tiny_recipe):
+    with pytest.raises(UsageError, match="sequence_parallel_size asks for sequence parallelism"):
+        run_recipe(tiny_recipe | {"sequence_parallel_size": 2})
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_sixteen_bit_training_keeps_fp32_master_weights(run_recipe, tiny_recipe, dtype):
+    tiny_recipe["model"] = {"dtype": dtype}
+    run = run_recipe(tiny_recipe | {"epochs": 4})
+    engine = run.trainer.engine
+    assert {str(parameter.dtype) for parameter in run.trainer.model_unwrapped.parameters()} == {
+        "torch.bfloat16" if dtype == "bf16" else "torch.float16"
+    }
+    assert {str(master.dtype) for master in engine.master_of.values()} == {"torch.float32"}
+    losses = train_losses(run)
+    assert losses[-1] < 0.6 * losses[0]
