@@ -40,25 +40,27 @@ def split_names(split: str) -> list[str]:
 def take(splits: Mapping[str, Any], split: str, where: str) -> Any:
     """The rows that ``split`` asks for.
 
+    A slice counts rows or percents, from the end when negative, as in Python; percents are rounded to the nearest row.
+
     Args:
         splits: rows by split name.
         split: as a recipe has it.
         where: what the rows come from, for messages.
 
     Raises:
-        DataError: there is no such split, or a slice reaches past its end.
+        DataError: there is no such split, or a slice is none.
     """
-    from datasets import ReadInstruction
-
-    for name in split_names(split):
+    parts = []
+    for match in _PART.finditer(split):
+        name = match["name"].strip()
         if name not in splits:
             raise no_such_split(name, list(splits), where)
-    lengths = {name: len(rows) for name, rows in splits.items()}
-    try:
-        parts = ReadInstruction.from_spec(split).to_absolute(lengths)
-    except (ValueError, AssertionError) as error:
-        raise DataError(f"split {split!r} does not fit: {error}", where=where) from error
-    return concatenate([_part(splits[part.splitname], part.from_, part.to) for part in parts])
+        rows = splits[name]
+        numbers = range(len(rows))
+        if match["slice"]:
+            numbers = numbers[_slice(match["slice"], len(rows), where)]
+        parts.append(rows if len(numbers) == len(rows) else select(rows, numbers))
+    return concatenate(parts)
 
 
 def no_such_split(name: str, known: Sequence[str], where: str) -> DataError:
@@ -71,6 +73,19 @@ def no_such_split(name: str, known: Sequence[str], where: str) -> DataError:
     )
 
 
-def _part(rows: Any, start: int | None, stop: int | None) -> Any:
-    start, stop = start or 0, len(rows) if stop is None else stop
-    return rows if (start, stop) == (0, len(rows)) else select(rows, range(start, stop))
+def _slice(text: str, size: int, where: str) -> slice:
+    bounds = [_bound(bound.strip(), size) for bound in text.strip("[]").split(":")]
+    if len(bounds) != 2 or any(bound is False for bound in bounds):
+        raise DataError(f"{text} is no slice of a split", where=where, remedy="write [START:STOP], in rows or percents")
+    return slice(*bounds)
+
+
+def _bound(text: str, size: int) -> int | None | bool:
+    """The row that a bound stands for; None when it is left out, False when it is no number."""
+    if not text:
+        return None
+    number, percent, rest = text.partition("%")
+    try:
+        return False if rest else round(int(number) * size / 100) if percent else int(number)
+    except ValueError:
+        return False
