@@ -294,7 +294,9 @@ class Structurer:
         result = self.structure(value, info.type, path)
         for number in result if isinstance(result, (list, tuple)) else (result,):
             if bounds := outside(number, info.bounds):
-                return self.refuse(f"expected {described(info.type)} {bounds}, found {found(value)}", path=path)
+                return self.refuse(
+                    f"expected {described(info.type, bounded=True)} {bounds}, found {found(value)}", path=path
+                )
         return result
 
     def _default(self, info: KeyInfo) -> Any:

@@ -11,14 +11,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 from arctic_training.config import Config
 
 
-def described(expected: Any) -> str:
-    """A type in the words of a recipe's author."""
+def described(expected: Any, *, bounded: bool = False) -> str:
+    """A type in the words of a recipe's author; without ``null`` where bounds of a number follow."""
     origin = get_origin(expected)
     if origin is Literal:
         choices = [described_value(choice) for choice in get_args(expected)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
     if origin in (Union, types.UnionType):
-        return " or ".join(described(member) for member in get_args(expected))
+        members = [member for member in get_args(expected) if not (bounded and member is type(None))]
+        return " or ".join(described(member) for member in members)
     if (origin or expected) is tuple:
         items = get_args(expected)
         if items and items[-1] is not Ellipsis:
