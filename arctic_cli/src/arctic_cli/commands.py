@@ -17,7 +17,7 @@ from arctic_training.errors import PluginError
 
 if TYPE_CHECKING:
     from arctic_training.discovery import Candidate
-    from arctic_training.provenance import PluginInfo
+    from arctic_training.provenance import Broken, PluginInfo
 
 
 @attrs.frozen
@@ -102,10 +102,10 @@ class Commands:
 
 @attrs.frozen
 class CommandTable:
-    """Every command by name, and the errors of plugins that wanted to bring some and failed."""
+    """Every command by name, and the plugins that wanted to bring some and failed."""
 
     entries: dict[str, Entry]
-    broken: list[PluginError]
+    broken: list[Broken] = attrs.field(factory=list)
 
 
 def find_commands(block: Iterable[str] = (), environment: Mapping[str, str] = os.environ) -> CommandTable:
@@ -115,13 +115,13 @@ def find_commands(block: Iterable[str] = (), environment: Mapping[str, str] = os
         block: names of plugins or distributions that are not imported.
         environment: where ARCTIC_PLUGINS and ARCTIC_DISABLE_PLUGIN_AUTOLOAD are looked up.
     """
-    table = CommandTable({entry.name: entry for entry in BUILTIN}, [])
+    table = CommandTable({entry.name: entry for entry in BUILTIN})
     for candidate in _candidates(list(block), environment):
         entries = dict(table.entries)
         try:
             _ask(candidate, entries)
         except PluginError as error:
-            table.broken.append(error)
+            table.broken.append(_broken(candidate.info, error))
         else:
             table.entries.update(entries)
     return table
@@ -137,6 +137,13 @@ def _candidates(block: list[str], environment: Mapping[str, str]) -> list[Candid
         for candidate in discover(COMMANDS_GROUP, block=block)
         if not candidate.blocked_by(block) and (candidate.blocked_by(only) if only else autoload)
     ]
+
+
+def _broken(info: PluginInfo, error: PluginError) -> Broken:
+    from arctic_training.provenance import Broken
+
+    info.status, info.error = "broken", error.message.splitlines()[0]
+    return Broken(info.name, info.distribution, info.version, error)
 
 
 def _ask(candidate: Candidate, entries: dict[str, Entry]) -> None:

@@ -46,7 +46,7 @@ class Fault:
 def choose_launcher(config: TrainerConfig, arguments: Sequence[str]) -> Launcher | None:
     """The launcher of a run, or None for one that trains in this process.
 
-    There is one when the command line has arguments for it, or this machine has more than one accelerator and the recipe
+    There is one when the command line has arguments for it, or this machine has several accelerators and the recipe
     does not ask for core's engine, which trains in one process.
 
     Raises:

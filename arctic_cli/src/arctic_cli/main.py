@@ -85,8 +85,8 @@ class ArcticGroup(click.Group):
             formatter.write_dl([(entry.name, entry.help) for entry in self.table.entries.values()])
         if self.table.broken:
             with formatter.section("Plugins whose commands are missing"):
-                for error in self.table.broken:
-                    formatter.write(f"{'':{formatter.current_indent}}{error.message.splitlines()[0]}\n")
+                for broken in self.table.broken:
+                    formatter.write(f"{'':{formatter.current_indent}}{broken}\n")
 
     def invoke(self, ctx: click.Context) -> None:
         super().invoke(ctx)  # what a command returns is no exit code; ``ctx.exit`` gives one
@@ -96,7 +96,7 @@ def _unknown_command(name: str, table: CommandTable, context: click.Context) -> 
     from arctic_training.provenance import did_you_mean
 
     message = f"there is no command {name!r}{did_you_mean(name, table.entries)}"
-    missing = "".join(f"\n  {error.message.splitlines()[0]}" for error in table.broken)
+    missing = "".join(f"\n  {broken}" for broken in table.broken)
     return click.UsageError(message + missing, context)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from arctic_cli.commands import CommandTable, find_commands
 from arctic_cli.options import Settings
 from arctic_cli.terminal import complain, print_table, say
 from arctic_training.errors import UsageError
 
 if TYPE_CHECKING:
     from arctic_training.plugins import PluginManager
-    from arctic_training.provenance import PluginInfo
+    from arctic_training.provenance import Broken, PluginInfo
 
 PREFIX = "arctic_"
 
@@ -40,13 +42,16 @@ def plugins(context: click.Context, as_json: bool) -> None:
 def list_plugins(settings: Settings, as_json: bool) -> None:
     """Show name, distribution, version, status and what each plugin offers."""
     manager = _manager(settings)
+    table = find_commands(settings.block)
+    infos = [*manager.plugins, *_plugins_of_commands_alone(manager, table)]
+    broken = [*manager.broken, *table.broken]
     if as_json:
-        _print_json([_described(info, manager) for info in manager.plugins])
+        _print_json([_described(info, table, broken) for info in infos])
         return
     header = ("NAME", "DISTRIBUTION", "VERSION", "STATUS", "OFFERS")
-    print_table(header, [_row(info, settings) for info in manager.plugins])
-    for broken in manager.broken:
-        lines = str(broken.error).splitlines()
+    print_table(header, [_row(info, table, settings) for info in infos])
+    for each in broken:
+        lines = str(each.error).splitlines()
         complain()
         complain(f"broken: {lines[0]}", fg="red")
         for line in lines[1:]:
@@ -76,26 +81,45 @@ def _manager(settings: Settings) -> PluginManager:
     return create_plugin_manager(block=settings.block)
 
 
-def _row(info: PluginInfo, settings: Settings) -> tuple[str, str, str, str, str]:
-    offers = info.error if info.status == "broken" else _offers(info, hooks=settings.verbosity >= 0)
+def _plugins_of_commands_alone(manager: PluginManager, table: CommandTable) -> list[PluginInfo]:
+    """Plugins that bring commands, or fail to, and nothing else; the others are in the manager already."""
+    from arctic_training.provenance import PluginInfo
+
+    infos = [entry.plugin for entry in table.entries.values() if entry.plugin is not None]
+    infos += [
+        PluginInfo(each.name, each.distribution, each.version, status="broken", error=str(each))
+        for each in table.broken
+    ]
+    alone = {(info.name, info.distribution): info for info in infos}
+    known = {(info.name, info.distribution) for info in manager.plugins}
+    return [info for key, info in alone.items() if key not in known]
+
+
+def _row(info: PluginInfo, table: CommandTable, settings: Settings) -> tuple[str, str, str, str, str]:
+    offers = _offers(info, table, hooks=settings.verbosity >= 0)
+    if info.status == "broken":
+        offers = info.error.removeprefix(str(info)).lstrip(": ")
     return info.name, info.distribution or info.where, info.version or "-", info.status, offers or "-"
 
 
-def _offers(info: PluginInfo, *, hooks: bool) -> str:
-    """``trainer sft; data sft; hooks: step_end, train_end``."""
-    kinds: dict[str, list[str]] = {}
+def _offers(info: PluginInfo, table: CommandTable, *, hooks: bool) -> str:
+    """``trainer: sft; data: sft; commands: generate; hooks: step_end, train_end``."""
+    offers: dict[str, list[str]] = {}
     for kind, name in info.components:
-        kinds.setdefault(kind, []).append(name)
-    parts = [f"{kind.replace('_', ' ')}: {', '.join(sorted(names))}" for kind, names in kinds.items()]
-    observed = [hook.removeprefix(PREFIX) for hook in info.hooks if hook != "arctic_register_components"]
-    if observed and hooks and info.name != "core":
-        parts.append(f"hooks: {', '.join(observed)}")
-    return "; ".join(parts)
+        offers.setdefault(kind.replace("_", " "), []).append(name)
+    offers["commands"] = _commands(info, table)
+    if hooks and info.name != "core":
+        offers["hooks"] = [hook.removeprefix(PREFIX) for hook in info.hooks if hook != "arctic_register_components"]
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in offers.items() if names)
 
 
-def _described(info: PluginInfo, manager: PluginManager) -> dict[str, Any]:
+def _commands(info: PluginInfo, table: CommandTable) -> list[str]:
+    return [name for name, entry in table.entries.items() if entry.plugin is not None and _is(entry.plugin, info)]
+
+
+def _described(info: PluginInfo, table: CommandTable, broken: Sequence[Broken]) -> dict[str, Any]:
     """A plugin as JSON: its error whole, since there is room."""
-    errors = [str(each.error) for each in manager.broken if _is(each, info)]
+    errors = [str(each.error) for each in broken if _is(each, info)]
     return {
         "name": info.name,
         "distribution": info.distribution,
@@ -105,12 +129,13 @@ def _described(info: PluginInfo, manager: PluginManager) -> dict[str, Any]:
         "where": info.where,
         "components": [{"kind": kind, "name": name} for kind, name in info.components],
         "hooks": list(info.hooks),
+        "commands": _commands(info, table),
         "error": "\n".join(errors) or info.error,
     }
 
 
-def _is(broken: Any, info: PluginInfo) -> bool:
-    return (broken.name, broken.distribution) == (info.name, info.distribution)
+def _is(one: PluginInfo | Broken, other: PluginInfo) -> bool:
+    return (one.name, one.distribution) == (other.name, other.distribution)
 
 
 def _hook(name: str, manager: PluginManager) -> str:

@@ -44,8 +44,8 @@ class RunCommand(click.Command):
 def run(context: click.Context, recipe: str) -> None:
     """Train what RECIPE describes.
 
-    key=value sets any key of the recipe. Arguments that arctic does not know (--num_gpus 2, --hostfile F, --include ...)
-    go to the launcher, which starts one process a rank.
+    key=value sets any key of the recipe. Arguments that arctic does not know (--num_gpus 2, --hostfile F, --include
+    ...) go to the launcher, which starts one process a rank.
     """
     context.exit(train(context.meta[WORDS], context.obj))
 

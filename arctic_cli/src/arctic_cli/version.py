@@ -12,7 +12,7 @@ FOUNDATIONS = ("torch", "transformers", "datasets", "deepspeed")
 
 
 def versions() -> list[tuple[str, str]]:
-    """``(distribution, version)`` of core, command line and plugins, then of libraries that are installed, then Python."""
+    """``(distribution, version)`` of core, command line and plugins, then of installed libraries, then Python."""
     candidates = [*discover(GROUP), *discover(COMMANDS_GROUP)]
     plugins = {(each.info.distribution, each.info.version) for each in candidates if each.info.distribution}
     known = [(name, version(name)) for name in OURS if _is_installed(name)]
