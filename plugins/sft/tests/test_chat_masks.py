@@ -32,7 +32,7 @@ def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:
 
 
 def encode(tokenizer, chat, **options):
-    columns = ChatEncoder(tokenizer, **options)([chat], [0])
+    columns = ChatEncoder(tokenizer, **options)([{"messages": chat}], ["row 0"])
     return columns["input_ids"][0], columns["labels"][0]
 
 
@@ -90,7 +90,7 @@ def test_exactly_the_answers_are_trained_in_any_chat(make_tokenizer, template, t
     @settings(max_examples=60, deadline=None)
     @given(chats())
     def holds(chat):
-        columns = encoder([chat], [0])
+        columns = encoder([{"messages": chat}], ["row 0"])
         ids, labels = columns["input_ids"][0], columns["labels"][0]
         assert tokenizer.decode([label for label in labels if label != -100]) == answers(template, chat)
         assert tokenizer.decode(ids) == tokenizer.apply_chat_template(chat, tokenize=False)
@@ -176,11 +176,11 @@ def test_reasoning_that_holds_something_is_trained(tokenizer):
 def test_a_template_that_rewrites_history_is_refused_with_the_row(make_tokenizer):
     encoder = ChatEncoder(make_tokenizer("forgetful"))
     plain, reasoned = turns("Hi", "Hello", "Hi", "Hello"), turns("Hi", "<think>a</think>Hello", "Hi", "Hello")
-    encoder([plain], [0])
+    encoder([{"messages": plain}], ["row 40"])
     with pytest.raises(
         DataError, match="row 41: the chat template writes the chat up to message 1 differently"
     ) as caught:
-        encoder([plain, reasoned], [40, 41])
+        encoder([{"messages": plain}, {"messages": reasoned}], ["row 40", "row 41"])
     assert "generation" in caught.value.remedy
 
 
@@ -202,7 +202,7 @@ def test_a_template_that_rewrites_history_is_used_when_it_marks_what_is_generate
 )
 def test_a_template_that_leaves_the_mask_open_is_refused_with_the_row(make_tokenizer, template, message):
     with pytest.raises(DataError, match="row 7: " + re.escape(message)):
-        ChatEncoder(make_tokenizer(template))([turns("Hi", "Hello", "Hi", " Hello ")], [7])
+        ChatEncoder(make_tokenizer(template))([{"messages": turns("Hi", "Hello", "Hi", " Hello ")}], ["row 7"])
 
 
 BAD_CHATS = {
@@ -224,12 +224,21 @@ BAD_CHATS = {
 @pytest.mark.parametrize(("chat", "message"), BAD_CHATS.values(), ids=BAD_CHATS)
 def test_a_chat_without_meaning_is_refused_with_the_row(tokenizer, chat, message):
     with pytest.raises(DataError, match="row 3: " + re.escape(message)):
-        ChatEncoder(tokenizer)([chat], [3])
+        ChatEncoder(tokenizer)([{"messages": chat}], ["row 3"])
 
 
 def test_messages_with_tool_results_stand_between_answers(tokenizer):
     chat = [*turns("Weather?", "call"), {"role": "tool", "content": "sun"}, {"role": "assistant", "content": "Sunny."}]
     assert trained_text(tokenizer, chat) == "call<|im_end|>Sunny.<|im_end|>"
+
+
+def test_tools_reach_the_template(make_tokenizer):
+    template = "{% for tool in tools or [] %}<|im_start|>tool {{ tool.name }}<|im_end|>\n{% endfor %}"
+    tokenizer = make_tokenizer(template + make_tokenizer("chatml").chat_template)
+    chat = {"messages": turns("Hi", "Hello"), "tools": [{"name": "look_up"}]}
+    columns = ChatEncoder(tokenizer)([chat], ["row 0"])
+    assert tokenizer.decode(columns["input_ids"][0]).startswith("<|im_start|>tool look_up<|im_end|>")
+    assert tokenizer.decode([label for label in columns["labels"][0] if label != -100]) == "Hello<|im_end|>"
 
 
 def test_an_answer_of_which_the_template_writes_nothing_is_refused(make_tokenizer):

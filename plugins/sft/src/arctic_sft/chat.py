@@ -19,7 +19,7 @@ Rules:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -64,31 +64,35 @@ class ChatEncoder:
         special = (token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
         self.special_ids = frozenset([*tokenizer.all_special_ids, *special])
 
-    def __call__(self, chats: Sequence[Any], rows: Sequence[int]) -> dict[str, list[list[int]]]:
+    def __call__(self, chats: Sequence[Mapping[str, Any]], places: Sequence[str]) -> dict[str, list[list[int]]]:
         """Ids and labels of chats.
 
         Args:
-            chats: lists of messages, each a mapping with ``role`` and ``content``.
-            rows: the number of each chat's row, for errors.
+            chats: each with ``messages``, a list of mappings with ``role`` and ``content``, and with ``tools``, the
+                functions that the assistant may call, where there are any.
+            places: where each chat comes from, such as ``row 7``, for errors.
 
         Returns:
             ``input_ids`` and ``labels``, lists of equal length for each chat; a label is the token itself or -100.
 
         Raises:
-            DataError: a chat cannot be rendered or masked; names its row.
+            DataError: a chat cannot be rendered or masked; names its place.
         """
-        rendered = [_at_row(row, self._render, chat) for chat, row in zip(chats, rows, strict=True)]
+        rendered = [_at(place, self._render, chat) for chat, place in zip(chats, places, strict=True)]
         encoded = self._tokenise([chat.text for chat in rendered])
         offsets = encoded["offset_mapping"] if self.needs_turns else [()] * len(rendered)
         columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-        for row, chat, ids, places in zip(rows, rendered, encoded["input_ids"], offsets, strict=True):
-            ids, labels = _at_row(row, self._labelled, chat, ids, places)
+        for place, chat, ids, spans in zip(places, rendered, encoded["input_ids"], offsets, strict=True):
+            ids, labels = _at(place, self._labelled, chat, ids, spans)
             columns["input_ids"].append(ids)
             columns["labels"].append(labels)
         return columns
 
-    def _render(self, chat: Any) -> Rendered:
-        return self.finder.turns(chat) if self.needs_turns else Rendered(self.finder.text(chat), [])
+    def _render(self, chat: Mapping[str, Any]) -> Rendered:
+        messages, tools = chat["messages"], chat.get("tools")
+        if self.needs_turns:
+            return self.finder.turns(messages, tools)
+        return Rendered(self.finder.text(messages, tools), [])
 
     def _tokenise(self, texts: list[str]) -> Any:
         return self.tokenizer(
@@ -163,8 +167,8 @@ def _without_post_processor(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTok
     return tokenizer
 
 
-def _at_row(row: int, function: Callable[..., Any], *arguments: Any) -> Any:
+def _at(place: str, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except UnusableChat as error:
-        raise DataError(f"row {row}: {error}", remedy=error.remedy or None) from error
+        raise DataError(str(error), where=place, remedy=error.remedy or None) from error

@@ -5,12 +5,11 @@ Shapes: B rows of a micro-batch, L tokens of the longest, padded.
 
 from __future__ import annotations
 
-import tempfile
-import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from arctic_sft.chat import ChatEncoder
+from arctic_sft.encoding import encode_rows
 from arctic_sft.rows import POSITIONS, TokenRows
 from arctic_training.config import key
 from arctic_training.data import DataConfig, DataFactory, Rows
@@ -20,9 +19,6 @@ from arctic_training.packing import Piece, fill_packs, plan_packs, repeat_to_fil
 
 if TYPE_CHECKING:
     import torch
-
-BATCH_ROWS = 1000
-"""Chats that are rendered and tokenised together."""
 
 
 class SFTDataConfig(DataConfig):
@@ -74,7 +70,6 @@ class SFTDataFactory(DataFactory):
     def __init__(self, config: SFTDataConfig, run: Any) -> None:
         super().__init__(config, run)
         self._for_training = True
-        self._scratch: tempfile.TemporaryDirectory | None = None
 
     def prepare(self, datasets: Sequence[Rows], split: str) -> Rows:
         """Tokenise, filter and pack the rows of all sources; evaluation sees every row that fits exactly once."""
@@ -85,7 +80,8 @@ class SFTDataFactory(DataFactory):
         """Tokenise the chats of one source.
 
         Args:
-            dataset: rows with ``messages``, a list of ``{role, content}``; other columns are left behind.
+            dataset: rows with ``messages``, a list of ``{role, content}``, and perhaps ``tools``; what else they hold
+                is left behind.
 
         Raises:
             DataError: the column is missing, or a chat cannot be rendered or masked; names its row, from 0.
@@ -103,14 +99,7 @@ class SFTDataFactory(DataFactory):
             mask_inputs=self.config.mask_inputs,
             ignore_empty_think=self.config.ignore_empty_think,
         )
-        if hasattr(dataset, "map"):
-            return self._map(dataset, encode)
-        rows: list[dict[str, Any]] = []
-        for start in range(0, len(dataset), BATCH_ROWS):
-            numbers = range(start, min(start + BATCH_ROWS, len(dataset)))
-            encoded = encode([dataset[number]["messages"] for number in numbers], numbers)
-            rows.extend(dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True))
-        return rows
+        return encode_rows(dataset, encode, self.config.num_proc)
 
     def finish(self, dataset: Rows) -> Rows:
         """Drop or cut over-long rows, then pack.
@@ -119,9 +108,6 @@ class SFTDataFactory(DataFactory):
             DataError: a row has no trained token, or is over-long where that can be neither dropped nor cut.
         """
         rows = TokenRows.of(dataset)
-        if self._scratch is not None:  # the rows are copies
-            self._scratch.cleanup()
-            self._scratch = None
         rows.unlabel_first_tokens()
         untrained = (rows.trained() == 0).nonzero()[0]
         if len(untrained):
@@ -152,28 +138,6 @@ class SFTDataFactory(DataFactory):
             if POSITIONS in batch:
                 batch[POSITIONS][number, end:] = np.arange(length - end)
         return {name: torch.from_numpy(values_BL) for name, values_BL in batch.items()}
-
-    def _map(self, dataset: Any, encode: ChatEncoder) -> Any:
-        from datasets import Features, List, Value
-
-        if self._scratch is None:  # core caches the rows once they are finished; until then they lie here
-            self._scratch = tempfile.TemporaryDirectory(prefix="arctic-sft-")
-        processes = min(self.config.num_proc, -(-len(dataset) // BATCH_ROWS))
-        numbers = List(Value("int32"))
-        return dataset.map(
-            _Encode(encode),
-            with_indices=True,
-            batched=True,
-            batch_size=BATCH_ROWS,
-            input_columns=["messages"],
-            remove_columns=dataset.column_names,
-            features=Features({"input_ids": numbers, "labels": numbers}),
-            num_proc=processes if processes > 1 else None,
-            load_from_cache_file=False,
-            cache_file_name=f"{self._scratch.name}/{uuid.uuid4().hex}.arrow",
-            new_fingerprint=uuid.uuid4().hex,  # hashing the tokenizer would take longer than small data
-            desc="Tokenising chats",
-        )
 
     def _without_over_long(self, rows: TokenRows) -> TokenRows:
         fits = rows.lengths <= self.max_length
@@ -251,13 +215,3 @@ class SFTDataFactory(DataFactory):
             if token_id is not None:
                 return token_id
         return 0
-
-
-class _Encode:
-    """An encoder as ``datasets.map`` calls it."""
-
-    def __init__(self, encode: ChatEncoder) -> None:
-        self.encode = encode
-
-    def __call__(self, messages: list[Any], numbers: list[int]) -> dict[str, list[list[int]]]:
-        return self.encode(messages, numbers)

@@ -41,9 +41,17 @@ class TokenRows(Sequence):
         Raises:
             DataError: a column is missing, a row is empty, or its columns differ in length.
         """
+        return cls.joined([_arrays(part) for part in getattr(dataset, "parts", [dataset]) if len(part)])
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[dict[str, np.ndarray], np.ndarray]]) -> TokenRows:
+        """The rows of several flat columns and lengths, one after the other.
+
+        Raises:
+            DataError: some parts have positions and others do not.
+        """
         import numpy as np
 
-        parts = [_arrays(part) for part in getattr(dataset, "parts", [dataset]) if len(part)]
         if not parts:
             return cls({name: np.zeros(0, np.int32) for name in COLUMNS}, np.zeros(0, np.int64))
         names = set(parts[0][0])
@@ -124,6 +132,8 @@ def _arrays(dataset: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Flat columns and row lengths of one sequence of rows."""
     import numpy as np
 
+    if isinstance(dataset, TokenRows):
+        return dataset.columns, dataset.lengths
     names = list(getattr(dataset, "column_names", None) or dataset[0])
     wanted = [*COLUMNS, POSITIONS] if POSITIONS in names else list(COLUMNS)
     if not set(wanted) <= set(names):

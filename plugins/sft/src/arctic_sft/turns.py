@@ -56,29 +56,34 @@ class TurnFinder:
             ) from error
         self.marked_template = _marked(self.template) if _BLOCK_START.search(self.template) else None
 
-    def text(self, chat: Any) -> str:
+    def text(self, chat: Any, tools: Any = None) -> str:
         """The text of a chat.
+
+        Args:
+            chat: its messages.
+            tools: functions that the assistant may call, as the template takes them.
 
         Raises:
             UnusableChat: the messages are out of order, or the template refuses them.
         """
-        return self._render(checked_messages(chat))
+        return self._render(checked_messages(chat), tools)
 
-    def turns(self, chat: Any) -> Rendered:
-        """The text of a chat and the assistant's turns in it.
+    def turns(self, chat: Any, tools: Any = None) -> Rendered:
+        """The text of a chat and the assistant's turns in it; arguments as of ``text``.
 
         Raises:
             UnusableChat: the messages are out of order, or the template does not let the turns be established.
         """
         messages = checked_messages(chat)
-        return self._turns_from_blocks(messages) if self.marked_template else self._turns_from_prefixes(messages)
+        find = self._turns_from_blocks if self.marked_template else self._turns_from_prefixes
+        return find(messages, tools)
 
-    def _turns_from_prefixes(self, messages: list[Message]) -> Rendered:
-        text = self._render(messages)
+    def _turns_from_prefixes(self, messages: list[Message], tools: Any) -> Rendered:
+        text = self._render(messages, tools)
         turns = []
         for number in _assistant_messages(messages):
-            before = self._render(messages[:number], add_generation_prompt=True)
-            through = text if number == len(messages) - 1 else self._render(messages[: number + 1])
+            before = self._render(messages[:number], tools, add_generation_prompt=True)
+            through = text if number == len(messages) - 1 else self._render(messages[: number + 1], tools)
             if not text.startswith(through):
                 raise UnusableChat(
                     f"the chat template writes the chat up to message {number} differently once more messages follow, "
@@ -94,9 +99,9 @@ class TurnFinder:
             turns.append((len(before), len(through)))
         return Rendered(text, turns)
 
-    def _turns_from_blocks(self, messages: list[Message]) -> Rendered:
-        text = self._render(messages)
-        marked = self._render(messages, chat_template=self.marked_template)
+    def _turns_from_blocks(self, messages: list[Message], tools: Any) -> Rendered:
+        text = self._render(messages, tools)
+        marked = self._render(messages, tools, chat_template=self.marked_template)
         turns = [
             (found.start() - 2 * number, found.end() - 2 * number - 2)
             for number, found in enumerate(_MARKED_TURN.finditer(marked))
@@ -115,11 +120,11 @@ class TurnFinder:
             )
         return Rendered(text, turns)
 
-    def _render(self, messages: list[Message], **options: Any) -> str:
+    def _render(self, messages: list[Message], tools: Any, **options: Any) -> str:
         from jinja2 import TemplateError
 
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+            return self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             # What a template raises by itself, or by touching what is absent.
             raise UnusableChat(f"the chat template refuses the chat: {error}", REMEDY) from error
