@@ -203,13 +203,17 @@ class KeyInfo:
         return self.default is REQUIRED
 
 
-@cache
 def keys_of(config_class: type[Config]) -> tuple[KeyInfo, ...]:
     """The keys of a config class in the order of their declaration, those of its bases first.
 
     Raises:
         PluginError: the annotation of a key cannot be resolved.
     """
+    return _keys_of(typing.cast("Any", config_class))
+
+
+@cache
+def _keys_of(config_class: Any) -> tuple[KeyInfo, ...]:
     fields = [field for field in attrs.fields(config_class) if field.init]
     hints = _type_hints(config_class, {field.name for field in fields})
     return tuple(
@@ -246,9 +250,8 @@ def annotate(config: Config, **attributes: Any) -> None:
 
 
 def _default_of(field: attrs.Attribute) -> Any:
-    if isinstance(field.default, attrs.Factory):
-        return field.default.factory()
-    return field.default
+    make = getattr(field.default, "factory", None)  # what attrs.Factory holds
+    return make() if make else field.default
 
 
 def _type_hints(config_class: type[Config], names: Collection[str]) -> dict[str, Any]:

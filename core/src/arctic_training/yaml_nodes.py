@@ -7,7 +7,7 @@ refused with their places. Nothing here knows what a key means.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Node:
     def walk(self, path: tuple = ()) -> Iterator[tuple[tuple, Node]]:
         """Every node below and including this one, with its path."""
         yield path, self
-        children = self.content.items() if isinstance(self.content, dict) else ()
+        children: Iterable[tuple[Any, Node]] = self.content.items() if isinstance(self.content, dict) else ()
         if isinstance(self.content, list):
             children = enumerate(self.content)
         for name, child in children:
@@ -267,7 +267,7 @@ def _number(text: str) -> Any:
         return text
 
 
-_SCALARS = {
+_SCALARS: dict[str, Callable[[str], Any]] = {
     "null": lambda text: None,
     "bool": lambda text: text.lower() in ("true", "yes", "on"),
     "int": _number,
