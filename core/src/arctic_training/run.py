@@ -60,6 +60,7 @@ class Run:
         self.fingerprint = self.plugins.fingerprint()
         self.world = World.from_environment()
         self.run_dir = choose_run_dir(config)
+        self.log, self.log_path = start_logging(self, config.logger)
         self.rows: dict[str, PreparedRows] = {}
         self.saved: dict[CheckpointEngine, int] = {}
         self.first_step = 0
@@ -73,13 +74,8 @@ class Run:
 
     def execute(self) -> None:
         """Run from beginning to end, and tidy up however it ends."""
-        self.log, self.log_path = start_logging(self, self.config.logger)
         try:
-            self.configure()
-            self.prepare_data()
-            self.join()
-            self.build()
-            self.resume()
+            self.set_up()
             self.trainer.train()
             self.finish()
         except BaseException as error:
@@ -87,6 +83,14 @@ class Run:
             raise
         finally:
             self.tear_down()
+
+    def set_up(self) -> None:
+        """Everything that comes before the first step."""
+        self.configure()
+        self.prepare_data()
+        self.join()
+        self.build()
+        self.resume()
 
     def configure(self) -> None:
         """Check that this run can be, and make its directory."""
