@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 DOCUMENTS = (7, 4, 10)
 """Tokens of each document of the pack that is tried."""
 TOLERANCE_FP32 = 1e-4
-TOLERANCE_16_BIT = 0.05
-"""Largest difference of logits, as a share of the largest logit. A document that sees another differs by far more; rounding
-differs by up to a few hundredths in 16 bits, since packs are added up in another order."""
+TOLERANCE_16_BIT = 0.1
+"""Largest difference of logits, as a share of the largest logit. Measured on random Llamas: 0.7 to 1.5 where documents see
+each other, 2e-7 to 6e-7 in fp32 where they do not, up to 0.016 in 16 bits, since packs are added up in another order."""
 
 
 def check_packing(trainer: Trainer) -> None:
@@ -41,15 +41,22 @@ def check_packing(trainer: Trainer) -> None:
         return
     name = getattr(trainer.model_unwrapped.config, "_attn_implementation", None) or "unknown"
     what = f"attn_implementation {name!r} with {type(trainer.model_unwrapped).__name__}"
-    with _as_in_evaluation(trainer.model):
-        difference = packing_difference(trainer)
+    remedy = f"use {_others(name)}, or set data.pack_samples: false"
+    try:
+        with _as_in_evaluation(trainer.model):
+            difference = packing_difference(trainer)
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ArcticError(
+            f"{what} cannot run packs here: {type(error).__name__}: {reason}", where="model.attn_implementation", remedy=remedy
+        ) from error
     tolerance = TOLERANCE_FP32 if trainer.config.model.precision == "fp32" else TOLERANCE_16_BIT
     if not difference <= tolerance:
         raise ArcticError(
             f"{what} lets the documents of a pack see each other: their logits differ by {difference:.2g} of the largest "
             f"from those of the documents alone (allowed: {tolerance:g})",
             where="model.attn_implementation",
-            remedy=f"use {_others(name)}, or set data.pack_samples: false",
+            remedy=remedy,
         )
 
 
@@ -57,33 +64,36 @@ def packing_difference(trainer: Trainer) -> float:
     """Largest difference between logits in a pack and alone, as a share of the largest logit.
 
     The pack has as many rows as a micro-batch of the run, at most 2, since some implementations keep documents apart in a
-    batch of one row only.
+    batch of one row only. Every forward pass has the same shape, for those that compile: a document alone is followed by
+    tokens that it cannot see, since attention is causal.
     """
     import torch
 
     rows = min(2, trainer.config.micro_batch_size)
+    length = sum(DOCUMENTS)
     vocabulary = trainer.model_unwrapped.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
-    input_ids_BL = torch.randint(vocabulary, (rows, sum(DOCUMENTS)), generator=generator).to(trainer.device)
-    # Each row is divided in another place.
-    lengths_of = [DOCUMENTS, DOCUMENTS[::-1]][:rows]
-    positions = [[position for length in lengths for position in range(length)] for lengths in lengths_of]
-    packed_BLV = _logits(trainer, input_ids_BL, torch.tensor(positions, device=trainer.device))
+    input_ids_BL = torch.randint(vocabulary, (rows, length), generator=generator)
+    lengths_of = [DOCUMENTS, DOCUMENTS[::-1]][:rows]  # each row is divided in other places
+    packed_BLV = _logits(trainer, input_ids_BL, [[n for size in sizes for n in range(size)] for sizes in lengths_of])
     difference, largest = 0.0, 0.0
-    for row, lengths in enumerate(lengths_of):
-        start = 0
-        for length in lengths:
-            document_BL = input_ids_BL[row : row + 1, start : start + length]
-            alone_LV = _logits(trainer, document_BL, torch.arange(length, device=trainer.device)[None])[0]
-            in_pack_LV = packed_BLV[row, start : start + length]
-            difference = max(difference, float((in_pack_LV - alone_LV).abs().max()))
+    for number in range(len(DOCUMENTS)):
+        begins = [sum(sizes[:number]) for sizes in lengths_of]
+        rolled_BL = torch.stack([input_ids_BL[row].roll(-begin) for row, begin in enumerate(begins)])
+        alone_BLV = _logits(trainer, rolled_BL, [list(range(length))] * rows)
+        for row, begin in enumerate(begins):
+            size = lengths_of[row][number]
+            alone_LV = alone_BLV[row, :size]
+            difference = max(difference, float((packed_BLV[row, begin : begin + size] - alone_LV).abs().max()))
             largest = max(largest, float(alone_LV.abs().max()))
-            start += length
     return difference / largest if largest else difference
 
 
-def _logits(trainer: Trainer, input_ids_BL: torch.Tensor, position_ids_BL: torch.Tensor) -> torch.Tensor:
-    output = trainer.model(input_ids=input_ids_BL, position_ids=position_ids_BL, use_cache=False)
+def _logits(trainer: Trainer, input_ids_BL: torch.Tensor, positions: list[list[int]]) -> torch.Tensor:
+    import torch
+
+    position_ids_BL = torch.tensor(positions, device=trainer.device)
+    output = trainer.model(input_ids=input_ids_BL.to(trainer.device), position_ids=position_ids_BL, use_cache=False)
     return output.logits.float()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,13 @@ def search_folders(run: Any) -> list[Path]:
 
 
 @contextmanager
-def found(what: str, name: str, where: str, error_class: type[ArcticError] = ArcticError) -> Iterator[None]:
+def found(
+    what: str,
+    name: str,
+    where: str,
+    error_class: type[ArcticError] = ArcticError,
+    remedy: str = "the log has the whole of it",
+) -> Iterator[None]:
     """Turn what the libraries raise when they cannot find or read something into an error that says what to do.
 
     Args:
@@ -45,6 +52,7 @@ def found(what: str, name: str, where: str, error_class: type[ArcticError] = Arc
         name: as the recipe names it.
         where: the recipe's key.
         error_class: kind of error to raise.
+        remedy: what to do when it is there and cannot be used.
     """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -75,9 +83,24 @@ def found(what: str, name: str, where: str, error_class: type[ArcticError] = Arc
             ) from error
         if _is_offline(chain):
             raise explained(f"it is no local folder, and {_why_offline()}", _OFFLINE_REMEDY) from error
-        if any(isinstance(link, (OSError, ValueError, HfHubHTTPError, KeyError, ImportError)) for link in chain):
-            raise explained(_first_line(error), "see the log for the whole of it") from error
+        if isinstance(error, (OSError, ValueError, HfHubHTTPError, KeyError, ImportError, RuntimeError, TypeError)):
+            raise explained(_first_line(error), remedy) from error
         raise
+
+
+@contextmanager
+def progress_bars(run: Any) -> Iterator[None]:
+    """Show the libraries' own bars to people who wait for large files, and to nobody else."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled() or (sys.stderr.isatty() and run.world.is_first):
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 _OFFLINE_REMEDY = (

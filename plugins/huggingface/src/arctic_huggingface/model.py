@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from arctic_huggingface.hub import found, local_path
+from arctic_huggingface.hub import found, local_path, progress_bars
 from arctic_training.config import key
 from arctic_training.errors import ArcticError
 from arctic_training.model import ModelConfig, ModelFactory
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 WHERE = "model.name_or_path"
+NO_WEIGHTS = "give a model whose weights fit its configuration, or start from random ones with model.init: random"
 
 
 class HFModelConfig(ModelConfig):
@@ -70,16 +71,25 @@ class HFModelFactory(ModelFactory):
         model.config_as_loaded = {"use_cache": getattr(model.config, "use_cache", None)}
         model.config.use_cache = False
         if not self.config.disable_activation_checkpoint:
-            if model.supports_gradient_checkpointing:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
-            else:
-                self.run.say(f"{type(model).__name__} cannot recompute activations in backward: all of them are kept")
+            self._checkpoint_activations(model)
         return model
+
+    def _checkpoint_activations(self, model: PreTrainedModel) -> None:
+        if not model.supports_gradient_checkpointing:
+            self.run.say(f"model: {type(model).__name__} cannot recompute activations in backward, so all of them are kept")
+            return
+        # The older name is deprecated where there is a newer one.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
 
     def _pretrained(self, config: PretrainedConfig) -> PreTrainedModel:
         from transformers import AutoModelForCausalLM
 
-        with found("model", self.config.name_or_path, WHERE), _explaining_attention(self.config):
+        with (
+            found("model", self.config.name_or_path, WHERE, remedy=NO_WEIGHTS),
+            _explaining_attention(self.config),
+            progress_bars(self.run),
+        ):
             model, report = AutoModelForCausalLM.from_pretrained(
                 self._location(),
                 config=config,
