@@ -84,13 +84,19 @@ def test_a_log_that_cannot_be_written_does_not_hide_the_error(monkeypatch, tmp_p
 
 
 def test_a_long_error_is_cut_to_five_lines_and_the_whole_of_it_logged(arctic_home, capsys):
-    error = PluginError("\n".join(f"fault {number}" for number in range(20)), remedy="mend them all")
-    assert explain(error, Settings()) == 3
+    error = DataError("\n".join(f"fault {number}" for number in range(20)), remedy="mend them all")
+    assert explain(error, Settings()) == 4
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 5
     assert lines[0] == "error: fault 0"
     assert lines[-2] == "  mend them all"
     assert "fault 19" in open(lines[-1].removeprefix("  the whole log: ")).read()
+
+
+def test_several_faults_of_plugins_are_all_told(capsys):
+    faults = [f"plugin {number} is broken\n  block it" for number in range(4)]
+    assert explain(PluginError("\n".join(["4 faults of plugins", *faults])), Settings()) == 3
+    assert len(capsys.readouterr().err.splitlines()) == 9
 
 
 def test_the_trace_is_shown_when_it_is_asked_for(capsys):

@@ -18,7 +18,7 @@ import click
 
 from arctic_cli.options import Settings
 from arctic_cli.terminal import complain
-from arctic_training.errors import ArcticError, RecipeError
+from arctic_training.errors import ArcticError, PluginError, RecipeError
 
 INTERRUPTED = 130
 INTERNAL_ERROR = 1
@@ -78,7 +78,7 @@ def _explain_ours(error: ArcticError, settings: Settings) -> int:
         return error.exit_code
     lines = str(error).splitlines()
     log = getattr(error, "arctic_log_path", None)
-    if len(lines) > MOST_LINES - bool(log):
+    if len(lines) > MOST_LINES - bool(log) and not isinstance(error, PluginError):  # each of its faults has a remedy
         log = write_log(error)
         remedy = lines[-1:] if error.remedy else []
         lines = [*lines[: MOST_LINES - 1 - len(remedy)], *remedy]

@@ -75,11 +75,9 @@ def launch(launcher: Launcher, config: TrainerConfig, words: Words, settings: Se
 
     Raises:
         RankFailed: a rank failed; says which and why, and where its log is.
-        ArcticError: the run cannot begin.
     """
     from arctic_training.run_record import choose_run_dir
 
-    config.plugin_manager.refuse_broken()
     run_dir = choose_run_dir(config)
     os.environ["ARCTIC_RUN_DIR"] = str(run_dir)
     forget_faults(run_dir)

@@ -67,6 +67,7 @@ def train(words: Words, settings: Settings) -> int:
             )
         return train_here(configure(words, settings))
     config = configure(words, settings)
+    config.plugin_manager.refuse_broken()  # before a directory is made for a run that cannot be
     from arctic_cli import launch
 
     launcher = launch.choose_launcher(config, words.launcher)
