@@ -265,6 +265,9 @@ def test_a_trainer_that_is_not_there_is_named_with_what_brings_it(plugins):
     assert problems(plugins, type="plain_trainr") == [
         "type: there is no trainer 'plain_trainr'; did you mean 'plain_trainer'?"
     ]
+    assert config_of(plugins, type="small:plain_trainer").trainer_class is PlainTrainer
+    (problem,) = problems(plugins, type="large:plain_trainer")
+    assert problem.startswith("type: there is no trainer 'large:plain_trainer'; 'plain_trainer' is offered by")
     (problem,) = problems(plugins, type="dpo")
     assert "it comes with arctic-plugin-dpo" in problem
     (problem,) = problems(plugins, recipe={"model": {"name_or_path": "m"}})
@@ -349,6 +352,7 @@ def test_code_beside_a_recipe_brings_classes(plugins, tmp_path):
     )
     config = resolve(load_recipe(recipe), plugins)
     assert (config.optimizer.component.__name__, config.optimizer.learning_rate) == ("Mine", 1e-3)
+    assert f"code: {tmp_path / 'train.py'}" in dump(config).replace('"', "")
     fresh = create_plugin_manager(autoload=False, environment={})
     fresh.register(SmallPlugin(), "small")
     with pytest.raises(RecipeError, match="there is no optimizer 'mine'"):

@@ -23,6 +23,8 @@ def dump(config: Any) -> str:
         config: what ``resolve`` gave.
     """
     top = _section(config, ())
+    if config.loaded_code is not None:  # by its full path: the text may be read from another directory
+        top = [(name, path, str(config.loaded_code.path) if name == "code" else value) for name, path, value in top]
     for name, value in config.sections.items():
         top.append((name, (name,), value))
     return "".join(line + "\n" for line in _mapping(top, config.recipe, 0))

@@ -14,6 +14,7 @@ from arctic_training.config import ComponentConfig, Config, FreeConfig, Place, a
 from arctic_training.errors import PluginError
 from arctic_training.human_numbers import convert_leaves
 from arctic_training.recipe import Recipe
+from arctic_training.registry import UnknownComponent
 from arctic_training.structuring import INVALID, Choice, Structurer
 from arctic_training.wording import found, nearest
 
@@ -142,9 +143,18 @@ class _RecipeSections:
         near = nearest(name, known)
         return f"{message}; {near or 'there are ' + ', '.join(known) if known else 'none is installed'}"
 
-    def is_registered(self, kind: str, name: str) -> bool:
-        """Whether a name, with or without its distribution, is registered."""
-        return name.rpartition(":")[2] in self.registry.names(kind)
+    def registered(self, kind: str, name: str) -> Any:
+        """The class that goes by a name, or by ``distribution:name``.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if name.rpartition(":")[2] not in self.registry.names(kind):
+            raise ValueError(self.unknown_type(kind, name))
+        try:
+            return self.registry.get(kind, name)
+        except UnknownComponent as error:
+            raise ValueError(f"{error.message}; {error.remedy}") from None
 
     def _declared(self, kind: str, path: tuple) -> tuple[type, ...]:
         """The classes that the trainer's annotation allows in this section, the default first."""
@@ -157,9 +167,7 @@ class _RecipeSections:
         for candidate in declared:
             if own_name(candidate) == name and not inspect.isabstract(candidate):
                 return candidate
-        if not self.is_registered(kind, name):
-            raise ValueError(self.unknown_type(kind, name))
-        component = self.registry.get(kind, name)
+        component = self.registered(kind, name)
         if declared and not issubclass(component, declared) and self.recipe.data.get("skip_validation") is not True:
             allowed = " or ".join(candidate.__qualname__ for candidate in declared)
             raise ValueError(
@@ -177,7 +185,7 @@ class _RecipeSections:
 
         names = DEFAULT_TYPES.get(kind, ())
         for name in names:
-            if self.is_registered(kind, name):
+            if name in self.registry.names(kind):
                 return self._named(kind, name, declared)
         if names:
             raise ValueError(self.unknown_type(kind, names[0]))
@@ -189,9 +197,10 @@ def _choose_trainer(recipe: Recipe, sections: _RecipeSections, structurer: Struc
     name = recipe.data.get("type", DEFAULT_TRAINER)
     if not isinstance(name, str):
         return structurer.refuse(f"expected text, found {found(name)}", path=("type",))
-    if not sections.is_registered("trainer", name):
-        return structurer.refuse(sections.unknown_type("trainer", name), path=("type",))
-    return sections.registry.get("trainer", name)
+    try:
+        return sections.registered("trainer", name)
+    except ValueError as error:
+        return structurer.refuse(str(error), path=("type",))
 
 
 def _section_classes(plugins: PluginManager, trainer_config: type[Config]) -> dict[str, type[Config]]:
