@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from arctic_deepspeed.process import without_chatter
 from arctic_training.distributed import any_rank, barrier
 from arctic_training.errors import CheckpointError
 
@@ -67,7 +68,8 @@ def load(engine: Any, path: Path, description: dict[str, Any]) -> dict[str, Any]
     loaded: Any = None
     state: Any = {}
     try:
-        loaded, state = engine.load_checkpoint(str(path), tag=TAG, load_lr_scheduler_states=False)
+        with without_chatter():
+            loaded, state = engine.load_checkpoint(str(path), tag=TAG, load_lr_scheduler_states=False)
     except (RuntimeError, ValueError, KeyError, AssertionError, OSError, AttributeError) as error:
         fault = error
     if loaded is None or fault is not None:

@@ -1,0 +1,121 @@
+"""DeepSpeed's launcher, kept on a lead: nothing that it started outlives it, and it says nothing of its own.
+
+The launcher and its ranks are a process group of their own, so they can be ended together however this process is told to end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+
+from arctic_training.launcher import Launcher
+from arctic_training.orphans import LAUNCHER, end_group, launcher_mark, processes
+
+SECONDS_TO_END = 25.0
+"""How long ranks may take to end once one of them has failed or a signal has come."""
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class DeepSpeedLauncher(Launcher):
+    """Starts ranks on this machine or, given a hostfile, on several; takes the arguments of the ``deepspeed`` command."""
+
+    name = "deepspeed"
+
+    def launch(self, worker: str, worker_arguments: Sequence[str], launcher_arguments: Sequence[str]) -> int:
+        command = [*launcher_command(launcher_arguments), worker, *worker_arguments]
+        environment = {**os.environ, LAUNCHER: launcher_mark(), **_accelerator()}
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        group = process.pid
+        try:
+            with _forwarding_to(group) as received:
+                status = process.wait()
+                _wait_for_end(group, SECONDS_TO_END if received else 1.0)
+        finally:
+            end_group(group)
+        return 128 + received[0] if received else exit_code_of(status)
+
+
+def launcher_command(arguments: Sequence[str]) -> list[str]:
+    """DeepSpeed's launcher with the user's arguments, and ours where the user has none of the kind."""
+    command = [sys.executable, "-m", "arctic_deepspeed.runner", "--no_local_rank"]
+    if not _given(arguments, "--log_level", "-q", "--quiet"):
+        command.append("--log_level=critical")
+    if not _given(arguments, "--master_port", "-H", "--hostfile"):
+        # Two runs on one machine would meet at DeepSpeed's fixed port.
+        command.append(f"--master_port={_free_port()}")
+    return [*command, *arguments]
+
+
+def exit_code_of(status: int) -> int:
+    """An exit code as a shell has it: 128 + n for a process that signal n ended."""
+    if status < 0:
+        return 128 - status
+    # A Python process that exits with -n, as DeepSpeed's launcher does for a rank that a signal ended, gives 256 - n.
+    return 128 + 256 - status if status > 256 - signal.NSIG else status
+
+
+@contextmanager
+def _forwarding_to(group: int) -> Iterator[list[int]]:
+    """Hand signals to the launcher and its ranks; yields the list of those that came.
+
+    A second one ends them at once.
+    """
+    received: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        received.append(number)
+        _send(group, signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
+
+    before = {number: signal.getsignal(number) for number in FORWARDED}
+    try:
+        for number in FORWARDED:
+            signal.signal(number, forward)
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait_for_end(group: int, seconds: float) -> None:
+    """Wait until no process of the group is left, or the time is over."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and _is_left(group):
+        time.sleep(0.05)
+
+
+def _is_left(group: int) -> bool:
+    """Whether a process of the group runs; one that is dead and not yet fetched by its parent does not."""
+    running = processes()
+    return any(process.group == group for process in running) if running else _send(group, 0)
+
+
+def _send(group: int, number: int) -> bool:
+    """Send a signal to a process group; False when it has no process left."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _given(arguments: Sequence[str], *options: str) -> bool:
+    return any(argument.partition("=")[0] in options for argument in arguments)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _accelerator() -> dict[str, str]:
+    """Spare DeepSpeed the search for an accelerator, and its warning, where torch is built for none."""
+    cpu_only = "DS_ACCELERATOR" not in os.environ and metadata.version("torch").endswith("+cpu")
+    return {"DS_ACCELERATOR": "cpu"} if cpu_only else {}
