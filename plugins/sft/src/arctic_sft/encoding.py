@@ -79,11 +79,10 @@ def _encoded(dataset: Any, encode: ChatEncoder, numbers: Sequence[int]) -> Encod
 
 
 def place_of(dataset: Any, number: int) -> str:
-    """Where a row comes from, for errors: as its source tells it, else its number from 0."""
-    if not hasattr(dataset, "where"):
-        return f"row {number}"
-    place = dataset.where(number)
-    return place if f"row {number}" in place else f"{place} (row {number})"
+    """Where a row comes from, for errors: as its source tells it, with the number, from 0, that it had there."""
+    row = f"row {dataset.numbers[number] if hasattr(dataset, 'numbers') else number}"
+    place = dataset.where(number) if hasattr(dataset, "where") else row
+    return place if row in place else f"{place} ({row})"
 
 
 @contextlib.contextmanager

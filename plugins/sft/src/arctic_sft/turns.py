@@ -124,10 +124,11 @@ class TurnFinder:
         from jinja2 import TemplateError
 
         try:
-            return self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
+            text: Any = self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             # What a template raises by itself, or by touching what is absent.
             raise UnusableChat(f"the chat template refuses the chat: {error}", REMEDY) from error
+        return text
 
 
 def _marked(template: str) -> str:
