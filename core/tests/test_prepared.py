@@ -94,3 +94,26 @@ def test_training_and_evaluation_rows_are_apart_and_complete(run_recipe, tiny_re
     parts = [{bytes(row["input_ids"].tolist()) for row in run.rows[split]} for split in ("train", "eval")]
     assert [len(part) for part in parts] == [30, 10]
     assert not parts[0] & parts[1]
+
+
+def test_a_changed_line_beside_the_factory_prepares_the_data_anew(tmp_path, monkeypatch):
+    import importlib
+    import sys
+
+    from arctic_training.data_cache import source_hash
+
+    package = tmp_path / "beside"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "factory.py").write_text("class Factory: pass\n")
+    (package / "helper.py").write_text("limit = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        factory = importlib.import_module("beside.factory").Factory
+        before = source_hash(factory)
+        assert source_hash(factory) == before
+        (package / "helper.py").write_text("limit = 2\n")
+        assert source_hash(factory) != before
+    finally:
+        sys.modules.pop("beside", None)
+        sys.modules.pop("beside.factory", None)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,16 +86,20 @@ def cache_key(run: Run, split: str) -> str | None:
 
 
 def source_hash(cls: type) -> str:
-    """A hash of the source files of a class and its bases, so that a changed line prepares the data anew."""
-    import inspect
+    """A hash of the code behind a class, so that a changed line prepares the data anew.
 
-    digest = hashlib.sha256()
+    Of each class in its line of bases, all modules of its package count: it may call any of them.
+    """
+    files: set[Path] = set()
     for base in cls.__mro__[:-1]:
-        try:
-            path = inspect.getsourcefile(base)
-            digest.update(Path(path).read_bytes() if path else base.__qualname__.encode())
-        except (OSError, TypeError):
-            digest.update(base.__qualname__.encode())
+        module = sys.modules.get(base.__module__.partition(".")[0])
+        if module is None or module.__file__ is None or base.__module__ == "abc":
+            continue
+        path = Path(module.__file__)
+        files.update(path.parent.rglob("*.py") if path.name == "__init__.py" else [path])
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
