@@ -213,7 +213,8 @@ def test_ranks_that_end_without_a_word_are_told_by_the_launchers_exit_code(arcti
 
 
 @pytest.mark.parametrize("code", [-9, 137])
-def test_a_rank_that_a_signal_ended_is_128_and_the_signal(code, tmp_path):
+def test_a_run_that_a_signal_ended_is_128_and_the_signal(code, tmp_path):
+    write_fault(tmp_path, 1, 20.1, "RuntimeError: connection closed by peer")
     error = explain_failure(code, tmp_path)
     assert error.exit_code == 137
     assert "ended by signal 9 (SIGKILL)" in str(error)
@@ -234,6 +235,11 @@ def test_the_earliest_fault_is_the_cause(tmp_path):
     error = explain_failure(1, tmp_path)
     assert error.exit_code == 6
     assert str(error) == "rank 1: the loss is nan at step 3\n  the whole log: logs/rank-1.log"
+
+
+def test_a_rank_that_aborts_because_another_failed_is_not_the_cause(tmp_path):
+    write_fault(tmp_path, 1, 20.1, "ValueError: cannot go on")
+    assert str(explain_failure(134, tmp_path)).startswith("rank 1: ValueError: cannot go on")
 
 
 def test_faults_of_an_earlier_run_in_the_same_directory_are_forgotten(arctic, recipe, launcher):

@@ -115,17 +115,21 @@ def first_fault(run_dir: Path) -> Fault | None:
 
 
 def explain_failure(code: int, run_dir: Path) -> RankFailed:
-    """The error that a launcher's exit code stands for, with the rank's own words where it left some."""
+    """The error that a launcher's exit code stands for, with the rank's own words where it left some.
+
+    A signal is the cause itself, and what ranks say follows from it; but a rank that loses the others aborts.
+    """
     fault = first_fault(run_dir)
-    if fault is not None:
+    number = -code if code < 0 else code - 128
+    is_signal = number in {each.value for each in signal.Signals}
+    if fault is not None and not (is_signal and number != signal.SIGABRT):
         cause = next(iter(fault.message.strip().splitlines()), "failed without a word")
         place = f"the whole log: {fault.log}"
         return RankFailed(cause, where=f"rank {fault.rank}", exit_code=fault.exit_code, remedy=place)
     logs = sorted((run_dir / "logs").glob("rank-*.log"))
     place = f"the logs of the ranks: {run_dir / 'logs'}" if logs else "no rank wrote a log; the lines above say more"
-    number = -code if code < 0 else code - 128
-    if number > 0 and number in {each.value for each in signal.Signals}:
-        message = f"a rank was ended by signal {number} ({signal.Signals(number).name})"
+    if is_signal:
+        message = f"the run was ended by signal {number} ({signal.Signals(number).name})"
         return RankFailed(message, where="launcher", exit_code=128 + number, remedy=place)
     return RankFailed(f"the ranks ended with exit code {code}", where="launcher", exit_code=code, remedy=place)
 
