@@ -19,7 +19,7 @@ def offline(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def make_tokenizer(**special):
+def build_tokenizer(**special):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -36,7 +36,7 @@ def make_tokenizer(**special):
     return tokenizer
 
 
-def tiny_config(**changes):
+def build_config(**changes):
     from transformers import LlamaConfig
 
     sizes = {
@@ -52,6 +52,18 @@ def tiny_config(**changes):
     return LlamaConfig(**{**sizes, **changes})
 
 
+@pytest.fixture
+def make_tokenizer():
+    """Makes a byte-level tokenizer with a chat template; special tokens by name."""
+    return build_tokenizer
+
+
+@pytest.fixture
+def tiny_config():
+    """Makes the configuration of a tiny Llama; changes by name."""
+    return build_config
+
+
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory):
     """Folder of a tiny Llama with weights and tokenizer."""
@@ -60,8 +72,8 @@ def model_dir(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    LlamaForCausalLM(tiny_config()).save_pretrained(path)
-    make_tokenizer(pad_token="<|pad|>").save_pretrained(path)
+    LlamaForCausalLM(build_config()).save_pretrained(path)
+    build_tokenizer(pad_token="<|pad|>").save_pretrained(path)
     return path
 
 

@@ -1,0 +1,85 @@
+"""The scheduler factory: closed forms in optimizer steps, and arguments checked before a run."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import get_args
+
+import pytest
+
+from arctic_huggingface.scheduler import SPECIFIC_KWARGS, HFSchedulerConfig, HFSchedulerFactory, Name, share_of_steps
+
+
+def rates(make, run, steps, **keys):
+    """The learning rate of each step, with a peak of 1."""
+    import torch
+
+    run.trainer.training_horizon = steps
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = make(HFSchedulerFactory, **keys).create_scheduler(optimizer)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_linear_rises_over_the_warmup_and_falls_to_zero(make, run):
+    expected = [step / 4 if step < 4 else (40 - step) / 36 for step in range(40)]
+    assert rates(make, run, 40) == pytest.approx(expected)
+
+
+def test_cosine_is_the_closed_form(make, run):
+    expected = [step / 5 if step < 5 else (1 + math.cos(math.pi * (step - 5) / 15)) / 2 for step in range(20)]
+    assert rates(make, run, 20, name="cosine", warmup_ratio=0.25) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["wsd", "wds", "warmup_stable_decay"])
+def test_warmup_stable_decay_goes_by_three_names_and_decays_over_the_last_tenth(make, run, name):
+    found = rates(make, run, 100, name=name, scheduler_specific_kwargs={"decay_type": "linear"})
+    assert found[:10] == pytest.approx([step / 10 for step in range(10)])
+    assert set(found[10:90]) == {1.0}
+    assert found[90:] == pytest.approx([1 - step / 10 for step in range(10)])
+
+
+def test_specific_arguments_reach_the_schedule(make, run):
+    found = rates(make, run, 50, name="cosine_with_min_lr", scheduler_specific_kwargs={"min_lr_rate": 0.5})
+    assert min(found[5:]) >= 0.5
+
+
+@pytest.mark.parametrize(("ratio", "steps", "expected"), [(0.1, 30, 3), (0.1, 31, 4), (0.0, 9, 0), (1.0, 9, 9), (0.07, 100, 7)])
+def test_a_share_of_steps_is_exact_and_rounded_up(ratio, steps, expected):
+    assert share_of_steps(ratio, steps) == expected
+
+
+def test_every_schedule_of_transformers_that_needs_no_metric_is_offered_with_its_arguments():
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+
+    functions = {kind.value: function for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items()}
+    assert set(functions) - {"reduce_lr_on_plateau", "greedy"} == set(SPECIFIC_KWARGS)
+    assert set(get_args(Name)) == {*SPECIFIC_KWARGS, "wsd", "wds"}
+    ours = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    for name, arguments in SPECIFIC_KWARGS.items():
+        assert set(arguments) == set(inspect.signature(functions[name]).parameters) - ours, name
+
+
+@pytest.mark.parametrize("name", sorted(get_args(Name)))
+def test_every_schedule_runs(make, run, name):
+    specific = {"min_lr_rate": 0.1} if name.endswith("min_lr") else {}
+    assert len(rates(make, run, 10, name=name, scheduler_specific_kwargs=specific)) == 10
+
+
+def test_an_argument_that_the_schedule_does_not_have_is_told_with_the_nearest():
+    config = HFSchedulerConfig(name="cosine", scheduler_specific_kwargs={"num_cycle": 2})
+    assert list(config.check()) == [
+        (
+            "scheduler_specific_kwargs",
+            "the schedule 'cosine' has no argument 'num_cycle'; did you mean 'num_cycles'?",
+        )
+    ]
+
+
+def test_a_floor_that_is_missing_is_told():
+    assert "needs min_lr" in dict(HFSchedulerConfig(name="cosine_with_min_lr").check())["scheduler_specific_kwargs"]

@@ -1,0 +1,85 @@
+"""The tokenizer factory: padding, templates, and the fingerprint that prepared data is filed under."""
+
+from __future__ import annotations
+
+import pytest
+
+from arctic_huggingface.model import HFModelFactory
+from arctic_huggingface.tokenizer import HFTokenizerFactory
+from arctic_training.errors import ArcticError
+
+
+@pytest.fixture
+def factory(make, model_dir):
+    def factory(**keys):
+        make(HFModelFactory, name_or_path=str(model_dir))
+        return make(HFTokenizerFactory, **keys)
+
+    return factory
+
+
+def test_the_tokenizer_is_the_model_s_when_the_recipe_names_none(factory):
+    tokenizer = factory().create_tokenizer()
+    assert tokenizer.decode(tokenizer("it returns the sum")["input_ids"]) == "it returns the sum"
+
+
+def test_padding_is_on_the_right_with_the_tokenizer_s_own_pad_token(factory, run):
+    tokenizer = factory().create_tokenizer()
+    assert (tokenizer.padding_side, tokenizer.pad_token, run.said) == ("right", "<|pad|>", [])
+
+
+def test_without_a_pad_token_the_end_token_pads_and_that_is_said(factory, make_tokenizer, run, tmp_path):
+    make_tokenizer().save_pretrained(tmp_path)
+    tokenizer = factory(name_or_path=str(tmp_path)).create_tokenizer()
+    assert tokenizer.pad_token == "<|end|>"
+    assert any("<|end|>" in text for text in run.said)
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(factory, make_tokenizer, tmp_path):
+    make_tokenizer(eos_token=None).save_pretrained(tmp_path)
+    with pytest.raises(ArcticError, match="neither a pad token nor an end-of-text token"):
+        factory(name_or_path=str(tmp_path)).create_tokenizer()
+
+
+def test_constructor_arguments_reach_the_tokenizer(factory):
+    assert factory(tokenize_kwargs={"pad_token": "<|system|>"}).create_tokenizer().pad_token == "<|system|>"
+
+
+def test_a_chat_template_may_be_text(factory):
+    tokenizer = factory(chat_template="{% for m in messages %}[{{ m.content }}]{% endfor %}").create_tokenizer()
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False) == "[hello]"
+
+
+def test_a_chat_template_may_be_a_file(factory, tmp_path, monkeypatch):
+    (tmp_path / "chat.jinja").write_text("{% for m in messages %}<{{ m.content }}>{% endfor %}")
+    monkeypatch.chdir(tmp_path)
+    tokenizer = factory(chat_template="chat.jinja").create_tokenizer()
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False) == "<hello>"
+
+
+def test_a_chat_template_file_that_is_not_there_is_refused(factory):
+    with pytest.raises(ArcticError, match="no file 'caht.jinja'"):
+        factory(chat_template="caht.jinja").create_tokenizer()
+
+
+def test_a_tokenizer_that_is_not_there_is_refused(factory):
+    with pytest.raises(ArcticError, match="tokenizer 'nobody/nothing'"):
+        factory(name_or_path="nobody/nothing").create_tokenizer()
+
+
+def test_the_fingerprint_changes_with_template_special_tokens_and_vocabulary(factory, make_tokenizer, tmp_path):
+    def fingerprint(**keys):
+        chosen = factory(**keys)
+        return chosen.fingerprint(chosen.create_tokenizer())
+
+    other = make_tokenizer(pad_token="<|pad|>")
+    other.add_tokens(["arctic"])
+    other.save_pretrained(tmp_path)
+    all_of_them = [
+        fingerprint(),
+        fingerprint(chat_template="{{ messages }}"),
+        fingerprint(tokenize_kwargs={"pad_token": "<|user|>"}),
+        fingerprint(name_or_path=str(tmp_path)),
+    ]
+    assert len(set(all_of_them)) == 4
+    assert fingerprint() == all_of_them[0]
