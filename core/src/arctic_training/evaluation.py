@@ -53,10 +53,11 @@ def evaluate(trainer: Trainer, name: str = "eval") -> Metrics:
 def _totals_of(trainer: Trainer, batch: MicroBatch) -> torch.Tensor:
     import torch
 
+    counted = trainer.loss_weight(batch)  # before the loss, which may take the labels out of the batch
+    tokens = float(trained_tokens(batch)) if "labels" in batch else 0.0
     loss = trainer.hook.arctic_compute_loss(batch=batch, trainer=trainer)
     if not batch.rows:  # only here to keep this rank in step with the others
         return torch.zeros(4, dtype=torch.float64)
-    weight = float(loss.weight) if isinstance(loss, LossSum) else float(trainer.loss_weight(batch))
+    weight = float(loss.weight) if isinstance(loss, LossSum) else float(counted)
     total = float(loss.sum) if isinstance(loss, LossSum) else float(loss) * weight if weight else 0.0
-    tokens = float(trained_tokens(batch)) if "labels" in batch else 0.0
     return torch.tensor([total, weight, len(batch.rows), tokens], dtype=torch.float64)

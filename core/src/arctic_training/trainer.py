@@ -193,13 +193,14 @@ class Trainer(Component):
 
     def normalised_loss(self, batch: MicroBatch, global_weight: float) -> torch.Tensor:
         """This micro-batch's share of the step's loss: its sum divided by the weight of the global batch."""
+        counted = self.loss_weight(batch)  # before the loss, which may take the labels out of the batch
         loss = self.hook.arctic_compute_loss(batch=batch, trainer=self)
         if isinstance(loss, LossSum):
             total = loss.sum
             if batch.rows and self.state.step == self.run.first_step:  # once: it reads the device
-                self._check_weight(batch, float(loss.weight))
+                self._check_weight(float(counted), float(loss.weight))
         else:
-            weight = float(self.loss_weight(batch))
+            weight = float(counted)
             # The mean over no tokens is 0 / 0; such a batch has nothing to say and must not poison the others.
             total = loss * weight if weight else loss.nan_to_num(0.0) * 0.0
         if not batch.rows:  # only here to keep this rank in step with the others
@@ -248,8 +249,7 @@ class Trainer(Component):
             for engine in due_at_end(self):
                 self.run.save(engine)
 
-    def _check_weight(self, batch: MicroBatch, weight: float) -> None:
-        counted = float(self.loss_weight(batch))
+    def _check_weight(self, counted: float, weight: float) -> None:
         if abs(weight - counted) > 1e-6 * max(weight, counted):
             raise ArcticError(
                 f"the loss says that it sums over {weight:g} units, and {type(self).__name__}.loss_weight counts {counted:g}",
