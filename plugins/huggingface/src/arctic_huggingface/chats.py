@@ -240,4 +240,4 @@ def _tools(row: Mapping[str, Any]) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    return "nothing" if value is None else f"a value of type {type(value).__name__}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from arctic_huggingface.hub import found
 from arctic_training.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -142,12 +143,9 @@ def _load(folder: Path) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    try:
+    with found("model", str(folder), "checkpoint", CheckpointError, remedy="give the folder of a whole model"):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"cannot be loaded: {reason}", where=str(folder), remedy="give the folder of a whole model") from error
     return model, tokenizer
 
 

@@ -54,7 +54,8 @@ def found(
         error_class: kind of error to raise.
         remedy: what to do when it is there and cannot be used.
     """
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from safetensors import SafetensorError
 
     def explained(reason: str, remedy: str) -> ArcticError:
         return error_class(f"{what} {name!r}: {reason}", where=where, remedy=remedy)
@@ -83,7 +84,7 @@ def found(
             ) from error
         if _is_offline(chain):
             raise explained(f"it is no local folder, and {_why_offline()}", _OFFLINE_REMEDY) from error
-        if isinstance(error, (OSError, ValueError, HfHubHTTPError, KeyError, ImportError, RuntimeError, TypeError)):
+        if isinstance(error, (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError)):
             raise explained(_first_line(error), remedy) from error
         raise
 
