@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import attrs
 
+from arctic_deepspeed import key_table
+from arctic_deepspeed.section import check
+from arctic_training.config import KeyProblem
 from arctic_training.errors import ArcticError, RecipeError
 
 LEAST_BUCKET = 4 * 1024**2
 MOST_BUCKET = 500 * 10**6
 """Elements in a bucket of gradients: below, each reduction is too small to be worth its latency; above, DeepSpeed's own limit."""
-Contradiction = tuple[tuple[str, ...], str, str]
-"""Path below the section, message, remedy."""
 
 
 @attrs.frozen
@@ -52,16 +53,30 @@ def complete_for(run: Any, model_config: Any) -> dict[str, Any]:
         precision=recipe.model.precision,
         hidden_size=hidden_size_of(model_config),
     )
-    config, contradictions = complete(recipe.deepspeed, facts)
-    if contradictions:
-        raise RecipeError([
-            recipe.recipe.problem(("deepspeed", *path), message, of="key", remedy=remedy)
-            for path, message, remedy in contradictions
-        ])
+    config, problems = complete(recipe.deepspeed, facts)
+    problems += _unknown_to_installed(recipe.deepspeed)
+    if problems:
+        at = recipe.recipe.problem
+        raise RecipeError(
+            [
+                at(("deepspeed", *problem.path), problem.message, of=problem.of, remedy=problem.remedy)
+                for problem in problems
+            ]
+        )
     return config
 
 
-def complete(section: Mapping[str, Any], facts: RunFacts) -> tuple[dict[str, Any], list[Contradiction]]:
+def _unknown_to_installed(section: Mapping[str, Any]) -> list[KeyProblem]:
+    """What another DeepSpeed than the one whose keys we ship makes of the section; it would ignore some keys in silence."""
+    import deepspeed
+
+    if deepspeed.__version__ == key_table.shipped()["version"]:
+        return []
+    table = key_table.installed()
+    return list(check(section, table["keys"], table["removed"]))
+
+
+def complete(section: Mapping[str, Any], facts: RunFacts) -> tuple[dict[str, Any], list[KeyProblem]]:
     """The whole of DeepSpeed's configuration.
 
     Args:
@@ -72,7 +87,7 @@ def complete(section: Mapping[str, Any], facts: RunFacts) -> tuple[dict[str, Any
         The configuration, and where the section contradicts the rest of the recipe.
     """
     config: dict[str, Any] = copy.deepcopy(dict(section))
-    problems: list[Contradiction] = []
+    problems: list[KeyProblem] = []
     _settle_batch(config, facts, problems)
     _settle_precision(config, facts, problems)
     stage = _settle_zero(config, facts)
@@ -142,7 +157,7 @@ def check_engine(engine: Any, config: Mapping[str, Any]) -> None:
             )
 
 
-def _settle_batch(config: dict[str, Any], facts: RunFacts, problems: list[Contradiction]) -> None:
+def _settle_batch(config: dict[str, Any], facts: RunFacts, problems: list[KeyProblem]) -> None:
     batch = {
         "train_micro_batch_size_per_gpu": (facts.micro_batch_size, "micro_batch_size"),
         "gradient_accumulation_steps": (facts.gradient_accumulation_steps, "gradient_accumulation_steps"),
@@ -153,10 +168,11 @@ def _settle_batch(config: dict[str, Any], facts: RunFacts, problems: list[Contra
     }
     for name, (value, origin) in batch.items():
         if config.setdefault(name, value) != value:
-            problems.append(((name,), f"is {config[name]}, and {origin} comes to {value}", "leave it out"))
+            message = f"is {config[name]}, and {origin} comes to {value}"
+            problems.append(KeyProblem((name,), message, of="key", remedy="leave it out"))
 
 
-def _settle_precision(config: dict[str, Any], facts: RunFacts, problems: list[Contradiction]) -> None:
+def _settle_precision(config: dict[str, Any], facts: RunFacts, problems: list[KeyProblem]) -> None:
     if "bfloat16" in config:  # DeepSpeed's old name for it
         config["bf16"] = config.pop("bfloat16")
     for name in ("bf16", "fp16"):
@@ -164,7 +180,8 @@ def _settle_precision(config: dict[str, Any], facts: RunFacts, problems: list[Co
         wanted = facts.precision == name
         if section.setdefault("enabled", wanted) != wanted:
             says = "on" if section["enabled"] else "off"
-            problems.append(((name, "enabled"), f"is {says}, and model.dtype is {facts.precision}", "leave it out"))
+            message = f"is {says}, and model.dtype is {facts.precision}"
+            problems.append(KeyProblem((name, "enabled"), message, of="key", remedy="leave it out"))
     config["bf16"].setdefault("check_grad_overflow", True)
     data_types = config.setdefault("data_types", {})
     # Arithmetic in 16 bits, sums of gradients in 32: the precision that every engine keeps.
@@ -201,4 +218,3 @@ def _enabled(config: Mapping[str, Any], name: str) -> bool:
 def _dtype_name(dtype: Any) -> str:
     names = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
     return names.get(str(dtype), str(dtype))
-

@@ -1,0 +1,32 @@
+"""Checkpoints in DeepSpeed's own form, sharded as the ranks hold their state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arctic_training.checkpoint import CheckpointConfig, CheckpointEngine
+from arctic_training.errors import CheckpointError
+
+
+class DSCheckpointEngine(CheckpointEngine):
+    """Writes and reads what the DeepSpeed engine holds: weights, master weights, optimizer state, schedule."""
+
+    name = "deepspeed"
+    config: CheckpointConfig
+    resumes = True
+
+    def save(self, model: Any) -> None:
+        self._engine().save(self.checkpoint_dir)
+
+    def load(self, model: Any) -> None:
+        self._engine().load(self.checkpoint_dir)
+
+    def _engine(self) -> Any:
+        engine = self.trainer.engine
+        if engine.checkpoint_type != self.name:
+            raise CheckpointError(
+                f"a deepspeed checkpoint holds what the deepspeed engine has, and this run has the {engine.name} engine",
+                where=str(self.checkpoint_dir),
+                remedy="leave the checkpoint's type out, which means the engine's own kind",
+            )
+        return engine
