@@ -1,4 +1,4 @@
-"""Every code block of the user guide, as a user would type it, with the names of model and data replaced by local ones."""
+"""Every code block of the user guide, as a user would type it, with model and data replaced by local ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ data:
     - {DATA}
 """
 
-# Stands where the guide says "custom loss function implementation"; it leaves a line for each call.
+# Stands where the guide says "custom loss function implementation"; it leaves a line for each call. Like many
+# a user's, it takes the labels out of the batch.
 LOSS = """\
         import torch
 

@@ -77,7 +77,7 @@ def test_options_of_the_launcher_are_not_taken_for_misspelt_ones(word):
 
 
 def test_a_second_recipe_is_refused():
-    with pytest.raises(click.UsageError, match="there are two recipes, 'a.yaml' and 'b.yaml'"):
+    with pytest.raises(click.UsageError, match=r"there are two recipes, 'a\.yaml' and 'b\.yaml'"):
         divided("a.yaml b.yaml")
 
 

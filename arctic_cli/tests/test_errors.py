@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from arctic_cli.errors import explain, guarded
@@ -62,7 +64,7 @@ def test_a_fault_of_ours_is_a_line_and_a_log_with_the_whole_trace(arctic_home, c
     assert first == "internal error: ZeroDivisionError: by zero"
     path = second.removeprefix("  the whole trace: ")
     assert path.startswith(str(arctic_home / "arctic-home" / "logs"))
-    text = open(path).read()
+    text = Path(path).read_text()
     assert "Traceback (most recent call last)" in text
     assert "in deep" in text
 
@@ -90,7 +92,7 @@ def test_a_long_error_is_cut_to_five_lines_and_the_whole_of_it_logged(arctic_hom
     assert len(lines) == 5
     assert lines[0] == "error: fault 0"
     assert lines[-2] == "  mend them all"
-    assert "fault 19" in open(lines[-1].removeprefix("  the whole log: ")).read()
+    assert "fault 19" in Path(lines[-1].removeprefix("  the whole log: ")).read_text()
 
 
 def test_several_faults_of_plugins_are_all_told(capsys):

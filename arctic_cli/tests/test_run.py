@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from arctic_cli import legacy, worker
-from arctic_cli.launch import explain_failure, first_fault, worker_arguments
 from arctic_cli.arguments import Words
+from arctic_cli.launch import explain_failure, first_fault, worker_arguments
 from arctic_cli.options import Settings
 
 ONE_RANK_LAUNCHER = """
@@ -27,7 +27,7 @@ ONE_RANK_LAUNCHER = """
                 file.write(" ".join(launcher_arguments) + "\\n")
             if "--fail" in launcher_arguments:
                 return int(launcher_arguments[-1])
-            rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29599"}
+            rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
             words = [sys.executable, worker, "--local_rank=0", *worker_arguments]
             return subprocess.run(words, env={**os.environ, **rank}).returncode
 

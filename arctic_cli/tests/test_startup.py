@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 _SPEC = importlib.util.spec_from_file_location("measure_startup", Path(__file__).with_name("measure_startup.py"))
-assert _SPEC is not None and _SPEC.loader is not None
+assert _SPEC is not None
+assert _SPEC.loader is not None
 measure_startup = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(measure_startup)
 

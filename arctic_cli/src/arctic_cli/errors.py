@@ -34,7 +34,7 @@ def guarded(command: Callable[[], Any], settings: Settings) -> int:
     """
     try:
         result = command()
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the door: whatever comes becomes words and an exit code
         return explain(error, settings)
     return result if type(result) is int else 0
 
