@@ -1,0 +1,162 @@
+"""The checks of the project, one session each: `nox -s tests`, `nox -s plugin -- sft`, ... (`nox --list` names them all).
+
+A session installs what it needs into an environment of its own. With `--no-venv` the sessions that need everything run in
+the environment that is active, which is what continuous integration does after installing it once.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+DISTRIBUTIONS = ("core", "arctic_cli", "plugins/huggingface", "plugins/deepspeed", "plugins/sft")
+TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
+EVERY_TEST = "not gpu and not peers"
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_external_run = False
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The fast tests of every distribution, and those that cross them."""
+    install_everything(session)
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The tests that take longer, on one process."""
+    install_everything(session)
+    session.run("python", "-m", "pytest", "-m", "slow and not distributed and not gpu", *session.posargs)
+
+
+@nox.session
+def distributed(session: nox.Session) -> None:
+    """The tests that start several ranks."""
+    install_everything(session)
+    session.run("python", "-m", "pytest", "-m", "distributed and not gpu", *session.posargs)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """The tests that need an accelerator; the active environment has to hold a torch that was built for it."""
+    session.run("python", "-m", "pytest", "-m", "gpu", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, and the rules of who may import whom."""
+    install_everything(session)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """The types of every distribution."""
+    install_everything(session)
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def core_only(session: nox.Session) -> None:
+    """The core's tests with the core alone: no plugin is there, nor what plugins need."""
+    install_alone(session, "core")
+    session.run("python", "-m", "pytest", "core/tests", *session.posargs)
+
+
+@nox.session
+def plugin(session: nox.Session) -> None:
+    """`nox -s plugin -- NAME`: a plugin's tests with the core and only what the plugin declares."""
+    if not session.posargs:
+        session.error("which plugin? for example: nox -s plugin -- sft")
+    name, *arguments = session.posargs
+    folder = f"plugins/{name}"
+    if not (ROOT / folder / "pyproject.toml").is_file():
+        offered = ", ".join(sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")))
+        session.error(f"there is no plugin {name!r}; there are: {offered}")
+    install_alone(session, folder)
+    session.run("python", "-m", "pytest", f"{folder}/tests", *arguments)
+
+
+@nox.session
+def startup(session: nox.Session) -> None:
+    """How long the commands take to answer, and that none of them imports torch."""
+    install_everything(session)
+    session.run("python", "-m", "pytest", "-m", EVERY_TEST, "arctic_cli/tests/test_startup.py", *session.posargs)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Every example, run as its reader would."""
+    install_everything(session)
+    session.run("python", "-m", "pytest", "-m", EVERY_TEST, "examples", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The wheels of all distributions, installed together into a fresh environment and started there."""
+    refuse_the_active_environment(session)
+    wheels = Path(session.create_tmp()) / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    session.run(
+        "python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(wheels), *(f"./{folder}" for folder in DISTRIBUTIONS)
+    )
+    session.install("-c", "constraints.txt", *sorted(str(wheel) for wheel in wheels.glob("*.whl")))
+    session.chdir(session.create_tmp())  # so that nothing is imported from the repository
+    session.run("arctic", "--version")
+    session.run("arctic", "plugins")
+    session.run("arctic", "--help", silent=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, with warnings as errors; its references are generated from the code."""
+    install_everything(session)
+    session.run("python", "docs/build.py", *session.posargs)
+
+
+def install_everything(session: nox.Session) -> None:
+    """All distributions, editable, with the test tools; nothing where the active environment is used as it is."""
+    if session.venv_backend != "none":
+        session.install("-r", "requirements-test.txt")
+
+
+def install_alone(session: nox.Session, folder: str) -> None:
+    """One distribution, the distributions of this repository that it declares, and the test tools."""
+    refuse_the_active_environment(session)
+    editable = [argument for part in declared_here(folder) for argument in ("-e", f"./{part}")]
+    session.install("-c", "constraints.txt", *editable, *TEST_TOOLS)
+
+
+def refuse_the_active_environment(session: nox.Session) -> None:
+    if session.venv_backend == "none":
+        session.error("this session proves what a distribution declares, and needs an environment of its own")
+
+
+def declared_here(folder: str) -> list[str]:
+    """The folders of a distribution and of those in this repository that it depends on, what is needed first coming first."""
+    folders = {distribution_name(each): each for each in DISTRIBUTIONS}
+    found: list[str] = []
+    for requirement in nox.project.load_toml(ROOT / folder / "pyproject.toml")["project"]["dependencies"]:
+        name = re.split(r"[^\w.-]", requirement)[0]
+        if name in folders:
+            found += [each for each in declared_here(folders[name]) if each not in found]
+    return [*found, folder]
+
+
+def distribution_name(folder: str) -> str:
+    name: str = nox.project.load_toml(ROOT / folder / "pyproject.toml")["project"]["name"]
+    return name
+
+
+if __name__ == "__main__":
+    sys.exit("run this file with nox: nox --list")
