@@ -62,7 +62,15 @@ def test_rows_of_different_shapes_may_stand_in_one_file(chats):
 
 
 def test_the_order_and_every_role_of_a_long_chat_survive(chats):
-    turns = [("system", "s"), ("user", "a"), ("assistant", "b"), ("tool", "c"), ("tool", "d"), ("assistant", "e"), ("user", "f")]
+    turns = [
+        ("system", "s"),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("tool", "c"),
+        ("tool", "d"),
+        ("assistant", "e"),
+        ("user", "f"),
+    ]
     messages = [{"role": role, "content": text} for role, text in turns]
     assert chats({"messages": messages})[0]["messages"] == messages
 
@@ -97,7 +105,13 @@ def test_a_mapping_from_roles_to_columns(chats):
 
 
 def test_a_mapping_from_roles_to_values_of_a_field_keeps_the_order_and_roles_it_does_not_name(chats):
-    spoken = [("system", "Be brief."), ("human", "Hello"), ("human", "Two plus two?"), ("bot7", "Four."), ("tool", "done")]
+    spoken = [
+        ("system", "Be brief."),
+        ("human", "Hello"),
+        ("human", "Two plus two?"),
+        ("bot7", "Four."),
+        ("tool", "done"),
+    ]
     rows = chats(
         {"talk": [{"who": who, "said": said} for who, said in spoken]},
         role_mapping={"user": "talk.who.human", "assistant": "talk.who.bot7"},
@@ -187,7 +201,9 @@ def test_preference_data_is_read_for_its_chats(make, monkeypatch):
     import datasets
 
     asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, **keys: asked.append(keys["split"]) or [{"messages": [ASK]}])
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, **keys: asked.append(keys["split"]) or [{"messages": [ASK]}]
+    )
     source = make(HFInstructDataSource, name_or_path="HuggingFaceH4/ultrafeedback_binarized", split="train")
     source.load(source.config, "train")
     assert asked == ["train_sft"]

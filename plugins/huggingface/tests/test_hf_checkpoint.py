@@ -153,7 +153,10 @@ BROKEN = "model.layers.1.mlp.up_proj.weight"
     [
         (lambda tensor: tensor[:0], "is empty"),
         (lambda tensor: tensor.T, r"has the shape \[32, 64\], and the model's has the shape \[64, 32\]"),
-        (lambda tensor: tensor.clone().index_put_((tensor.new_zeros(1).long(),), tensor.new_tensor(float("nan"))), "not finite"),
+        (
+            lambda tensor: tensor.clone().index_put_((tensor.new_zeros(1).long(),), tensor.new_tensor(float("nan"))),
+            "not finite",
+        ),
         (lambda tensor: tensor / 0, "not finite"),
         (lambda tensor: None, "the engine gave no"),
     ],

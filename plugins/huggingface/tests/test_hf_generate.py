@@ -81,7 +81,9 @@ def test_the_template_and_the_system_message_change_what_is_asked(generate, mode
 
 def test_sampling_is_a_function_of_the_seed(generate, model_dir):
     def sample(seed):
-        return generate(model_dir, "hello", "--temperature", 1.5, "--top-p", 0.99, "--max-new-tokens", 12, "--seed", seed).stdout
+        return generate(
+            model_dir, "hello", "--temperature", 1.5, "--top-p", 0.99, "--max-new-tokens", 12, "--seed", seed
+        ).stdout
 
     assert sample(1) == sample(1)
     assert sample(1) != sample(2)
@@ -108,5 +110,5 @@ def test_what_makes_no_sense_is_refused(generate, model_dir, arguments, message)
 def test_a_broken_model_is_refused_without_a_traceback(generate, model_dir, tmp_path):
     shutil.copytree(model_dir, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(CheckpointError, match="model .*: .*header too small"):
+    with pytest.raises(CheckpointError, match=r"model .*: .*header too small"):
         generate(tmp_path / "model", "hello")

@@ -68,7 +68,9 @@ def test_a_relative_folder_is_found_in_the_working_directory(build, model_dir, m
 
 
 def test_overrides_change_the_architecture(build, model_dir):
-    model = build(name_or_path=str(model_dir), init="random", hf_config_kwargs={"num_hidden_layers": 1, "attention_dropout": 0.1})
+    model = build(
+        name_or_path=str(model_dir), init="random", hf_config_kwargs={"num_hidden_layers": 1, "attention_dropout": 0.1}
+    )
     assert len(model.model.layers) == 1
     assert model.model.layers[0].self_attn.attention_dropout == 0.1
 
@@ -154,13 +156,16 @@ def test_a_path_that_is_not_there_is_no_hub_name(build, tmp_path):
 
 
 def test_a_folder_without_a_model_is_refused(build, tmp_path):
-    with pytest.raises(ArcticError, match="config.json"):
+    with pytest.raises(ArcticError, match=r"config\.json"):
         build(name_or_path=str(tmp_path))
 
 
 def test_code_that_comes_with_a_model_is_not_run_unasked(build, model_dir, tmp_path):
     config = json.loads((model_dir / "config.json").read_text())
-    config |= {"model_type": "homemade", "auto_map": {"AutoConfig": "home.Config", "AutoModelForCausalLM": "home.Model"}}
+    config |= {
+        "model_type": "homemade",
+        "auto_map": {"AutoConfig": "home.Config", "AutoModelForCausalLM": "home.Model"},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "home.py").write_text("raise SystemExit('this code ran')")
     with pytest.raises(ArcticError, match="code of its own") as caught:

@@ -49,7 +49,9 @@ def test_specific_arguments_reach_the_schedule(make, run):
     assert min(found[5:]) >= 0.5
 
 
-@pytest.mark.parametrize(("ratio", "steps", "expected"), [(0.1, 30, 3), (0.1, 31, 4), (0.0, 9, 0), (1.0, 9, 9), (0.07, 100, 7)])
+@pytest.mark.parametrize(
+    ("ratio", "steps", "expected"), [(0.1, 30, 3), (0.1, 31, 4), (0.0, 9, 0), (1.0, 9, 9), (0.07, 100, 7)]
+)
 def test_a_share_of_steps_is_exact_and_rounded_up(ratio, steps, expected):
     assert share_of_steps(ratio, steps) == expected
 

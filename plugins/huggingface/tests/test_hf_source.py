@@ -1,4 +1,4 @@
-"""The source ``huggingface``: rows as they were written, from files of every format, saved folders and splits of them."""
+"""The source ``huggingface``: rows as they were written, from files of every format and from saved folders."""
 
 from __future__ import annotations
 
@@ -153,7 +153,9 @@ def test_known_datasets_have_their_splits_mapped(make, monkeypatch):
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda name, **kwargs: asked.append((name, kwargs)) or ROWS)
     for split in ("train[:5%]", "eval"):
-        source = make(HFDataSource, name_or_path="HuggingFaceH4/ultrachat_200k", split=split, kwargs={"revision": "main"})
+        source = make(
+            HFDataSource, name_or_path="HuggingFaceH4/ultrachat_200k", split=split, kwargs={"revision": "main"}
+        )
         source.load(source.config, split)
     assert [kwargs for _, kwargs in asked] == [
         {"split": "train_sft[:5%]", "revision": "main"},

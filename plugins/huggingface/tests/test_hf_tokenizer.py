@@ -58,7 +58,7 @@ def test_a_chat_template_may_be_a_file(factory, tmp_path, monkeypatch):
 
 
 def test_a_chat_template_file_that_is_not_there_is_refused(factory):
-    with pytest.raises(ArcticError, match="no file 'caht.jinja'"):
+    with pytest.raises(ArcticError, match=r"no file 'caht\.jinja'"):
         factory(chat_template="caht.jinja").create_tokenizer()
 
 

@@ -1,1 +1,1 @@
-"""The Hugging Face libraries as components of Arctic: models, tokenizers, data sources, schedulers, exported checkpoints."""
+"""The Hugging Face libraries as components of Arctic: models, tokenizers, data sources, schedules, exports."""

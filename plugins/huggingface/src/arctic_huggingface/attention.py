@@ -1,14 +1,13 @@
 """The check at the start of training that the documents of a pack do not see each other.
 
-Which attention implementations keep them apart depends on versions of transformers and torch, on the shape of the batch and
-on the model, and one that does not gives no warning: so the model that is about to be trained is asked.
+Which attention implementations keep them apart depends on versions of transformers and torch, on the shape of the batch
+and on the model, and one that does not gives no warning: so the model that is about to be trained is asked.
 
 Shapes: B rows, L tokens of a row, V words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,8 @@ from arctic_training.errors import ArcticError
 from arctic_training.state import random_state, restore_random_state
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
     from arctic_training.trainer import Trainer
@@ -24,8 +25,8 @@ DOCUMENTS = (7, 4, 10)
 """Tokens of each document of the pack that is tried."""
 TOLERANCE_FP32 = 1e-4
 TOLERANCE_16_BIT = 0.1
-"""Largest difference of logits, as a share of the largest logit. Measured on random Llamas: 0.7 to 1.5 where documents see
-each other, 2e-7 to 6e-7 in fp32 where they do not, up to 0.016 in 16 bits, since packs are added up in another order."""
+"""Largest difference of logits, as a share of the largest logit. Measured on random Llamas: 0.7 to 1.5 where documents
+see each other; where they do not 2e-7 to 6e-7 in fp32 and up to 0.016 in 16 bits, since sums differ in their order."""
 
 
 def check_packing(trainer: Trainer) -> None:
@@ -48,13 +49,15 @@ def check_packing(trainer: Trainer) -> None:
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ArcticError(
-            f"{what} cannot run packs here: {type(error).__name__}: {reason}", where="model.attn_implementation", remedy=remedy
+            f"{what} cannot run packs here: {type(error).__name__}: {reason}",
+            where="model.attn_implementation",
+            remedy=remedy,
         ) from error
     tolerance = TOLERANCE_FP32 if trainer.config.model.precision == "fp32" else TOLERANCE_16_BIT
     if not difference <= tolerance:
         raise ArcticError(
-            f"{what} lets the documents of a pack see each other: their logits differ by {difference:.2g} of the largest "
-            f"from those of the documents alone (allowed: {tolerance:g})",
+            f"{what} lets documents of a pack see each other: their logits differ from those of the documents alone "
+            f"by {difference:.2g} of the largest (allowed: {tolerance:g})",
             where="model.attn_implementation",
             remedy=remedy,
         )
@@ -63,9 +66,9 @@ def check_packing(trainer: Trainer) -> None:
 def packing_difference(trainer: Trainer) -> float:
     """Largest difference between logits in a pack and alone, as a share of the largest logit.
 
-    The pack has as many rows as a micro-batch of the run, at most 2, since some implementations keep documents apart in a
-    batch of one row only. Every forward pass has the same shape, for those that compile: a document alone is followed by
-    tokens that it cannot see, since attention is causal.
+    The pack has as many rows as a micro-batch of the run, at most 2, since some implementations keep documents apart in
+    a batch of one row only. Every forward pass has the same shape, for those that compile: a document alone is followed
+    by tokens that it cannot see, since attention is causal.
     """
     import torch
 

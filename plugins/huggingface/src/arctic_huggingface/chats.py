@@ -171,7 +171,9 @@ class ChatRows(Sequence[dict[str, Any]]):
         if content_key is None and not rest.get("tool_calls"):
             raise NoChat(f"has no text in {place}: its fields are {', '.join(item)}")
         if self.content_key and self.content_key not in item:
-            raise NoChat(f"has no {self.content_key!r} in {place}, which content_key names: its fields are {', '.join(item)}")
+            raise NoChat(
+                f"has no {self.content_key!r} in {place}, which content_key names: its fields are {', '.join(item)}"
+            )
         speaker, content = item[role_key], item.get(content_key) if content_key else None
         if speaker in CALLS and speaker not in roles:
             return self._call(content)
@@ -199,7 +201,9 @@ class ChatRows(Sequence[dict[str, Any]]):
             "tool_calls": [{"type": "function", "function": {"arguments": {}, **call}} for call in calls],
         }
 
-    def _pair(self, row: Mapping[str, Any], request: str, additions: Sequence[str], answer: str) -> list[dict[str, Any]]:
+    def _pair(
+        self, row: Mapping[str, Any], request: str, additions: Sequence[str], answer: str
+    ) -> list[dict[str, Any]]:
         asked, answered = row[request], row[answer]
         if isinstance(asked, list) and isinstance(answered, list):  # both sides given as messages
             return [*self._listed(asked, request, {}), *self._listed(answered, answer, {})]

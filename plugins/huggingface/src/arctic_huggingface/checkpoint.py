@@ -1,6 +1,6 @@
 """The checkpoint engine ``huggingface``: a folder that plain transformers loads. Training cannot go on from it.
 
-Weights are written shard by shard as the engine gives them, so that rank 0 never holds more than one shard beside the model.
+Weights are written shard by shard as the engine gives them, so that rank 0 holds no more than one shard.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The commands that this plugin brings to ``arctic``; a module of its own, so that asking for help loads nothing else."""
+"""The commands that this plugin brings to ``arctic``; a module of its own, so that help loads nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of local files, as they were written: no type is guessed, no column is filled in, order and optional fields survive.
+"""Rows of local files, as they were written: no type is guessed, no column is filled in, optional fields survive.
 
 JSON lines are parsed when a row is asked for, so that memory does not grow with the file.
 """
@@ -42,39 +42,41 @@ class JsonLines(FileRows):
 
     Args:
         paths: the files.
-        index: for each row the number of its file, the offset of its line in bytes, and the line's number from 1.
+        lines: for each row the number of its file, the offset of its line in bytes, and the line's number from 1.
     """
 
-    def __init__(self, paths: Sequence[Path], index: np.ndarray | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], lines: np.ndarray | None = None) -> None:
         self.paths = list(paths)
-        self.index = _index_lines(self.paths) if index is None else index
+        self.lines = _index_lines(self.paths) if lines is None else lines
         self._maps: dict[int, mmap.mmap] = {}
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.lines)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.select(range(*index.indices(len(self))))
-        number, offset, _ = self.index[index].tolist()
+        number, offset, _ = self.lines[index].tolist()
         content = self._map(number)
         end = content.find(b"\n", offset)
         line = content[offset : end if end >= 0 else len(content)]
         try:
             row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
         except ValueError as error:
-            raise DataError(f"this line is not JSON: {error}", where=self.where(index), remedy="correct the line") from error
+            raise DataError(
+                f"this line is not JSON: {error}", where=self.where(index), remedy="correct the line"
+            ) from error
         return _checked(row, self.where, index)
 
-    def __reduce__(self):  # worker processes map the files again
-        return JsonLines, (self.paths, self.index)
+    def __reduce__(self) -> tuple[Any, ...]:  # worker processes map the files again
+        return JsonLines, (self.paths, self.lines)
 
     def where(self, index: int) -> str:
-        number, _, line = self.index[index].tolist()
+        number, _, line = self.lines[index].tolist()
         return f"{self.paths[number]}:{line}"
 
     def select(self, numbers: Iterable[int]) -> JsonLines:
-        return JsonLines(self.paths, self.index[list(numbers)])
+        return JsonLines(self.paths, self.lines[list(numbers)])
 
     def _map(self, number: int) -> mmap.mmap:
         if number not in self._maps:
@@ -226,7 +228,9 @@ def _is_one_line(path: Path) -> bool:
 
 
 def _not_a_list(path: Path) -> Any:
-    raise DataError("a JSON file must hold a list of objects", where=str(path), remedy="write [{...}, {...}], or JSON lines")
+    raise DataError(
+        "a JSON file must hold a list of objects", where=str(path), remedy="write [{...}, {...}], or JSON lines"
+    )
 
 
 def _read_csv(paths: Sequence[Path], kwargs: Mapping[str, Any]) -> FileRows:
@@ -287,5 +291,3 @@ def _checked(row: Any, where: Any, index: int) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"a row must be an object with named fields, not {type(row).__name__}", where=where(index))
     return row
-
-

@@ -23,9 +23,15 @@ _STEP = re.compile(r"global_step_(\d+)")
 @click.argument("prompt", required=False)
 @click.option("--system", metavar="TEXT", help="System message before the prompt.")
 @click.option("--raw", is_flag=True, help="Give the model the prompt as it is, without the chat template.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens to write at most.")
 @click.option(
-    "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 takes the likeliest token each time."
+    "--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens to write at most."
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token each time.",
 )
 @click.option(
     "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True,
@@ -54,7 +60,14 @@ def command(
     folder = find_model(Path(checkpoint))
     prompt = _prompt() if prompt is None else prompt
     _generate(
-        folder, prompt, system=system, raw=raw, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        folder,
+        prompt,
+        system=system,
+        raw=raw,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
     )
 
 
@@ -154,7 +167,9 @@ def _encode(tokenizer: Any, prompt: str, system: str | None, raw: bool) -> torch
 
     if raw or not tokenizer.chat_template:
         if system:
-            raise UsageError("the model has no chat template, so it has no place for a system message", remedy="leave --system out")
+            raise UsageError(
+                "the model has no chat template, so it has no place for a system message", remedy="leave --system out"
+            )
         return torch.tensor([tokenizer(prompt)["input_ids"]])
     messages = [{"role": "system", "content": system}] if system else []
     text = tokenizer.apply_chat_template(

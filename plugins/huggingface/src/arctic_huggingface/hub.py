@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arctic_training.errors import ArcticError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def local_path(name: str, run: Any) -> Path | None:
@@ -25,8 +27,12 @@ def local_path(name: str, run: Any) -> Path | None:
         if (folder / path).exists():
             return folder / path
     if name.startswith(("/", "./", "../", "~")):
-        looked_in = " or ".join(str(folder / path) for folder in search_folders(run)) if not path.is_absolute() else name
-        raise ArcticError(f"there is no {looked_in}", remedy="correct the path; a relative one starts beside the recipe")
+        looked_in = (
+            " or ".join(str(folder / path) for folder in search_folders(run)) if not path.is_absolute() else name
+        )
+        raise ArcticError(
+            f"there is no {looked_in}", remedy="correct the path; a relative one starts beside the recipe"
+        )
     return None
 
 
@@ -68,7 +74,8 @@ def found(
         chain = list(_chain(error))
         if any(isinstance(link, GatedRepoError) for link in chain):
             raise explained(
-                "access to it is restricted", "ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
+                "access to it is restricted",
+                "ask for access on its page, then log in with `hf auth login` or set HF_TOKEN",
             ) from error
         if any(isinstance(link, RevisionNotFoundError) for link in chain):
             raise explained("the hub has no such revision of it", "correct the revision") from error

@@ -20,15 +20,19 @@ NO_WEIGHTS = "give a model whose weights fit its configuration, or start from ra
 
 class HFModelConfig(ModelConfig):
     init: Literal["pretrained", "random"] = key(
-        "pretrained", doc="random builds the model from its configuration alone, with weights drawn with the recipe's seed."
+        "pretrained",
+        doc="random builds the model from its configuration alone, with weights drawn with the recipe's seed.",
     )
     attn_implementation: str = key(
-        "sdpa", doc="How attention is computed: sdpa, eager, flex_attention, flash_attention_2, ... as transformers has it."
+        "sdpa",
+        doc="How attention is computed: sdpa, eager, flex_attention, flash_attention_2, ... as transformers has it.",
     )
     disable_activation_checkpoint: bool = key(
         False, doc="true keeps all activations for backward: faster, and far more memory."
     )
-    hf_config_kwargs: dict[str, Any] = key(factory=dict, doc="Overrides of the architecture's configuration, by its keys.")
+    hf_config_kwargs: dict[str, Any] = key(
+        factory=dict, doc="Overrides of the architecture's configuration, by its keys."
+    )
     revision: str | None = key(None, doc="Branch, tag or commit on the hub.")
     trust_remote_code: bool = key(False, doc="Run the Python code that comes with the model.")
     peft_config: dict[str, Any] | None = key(
@@ -76,7 +80,9 @@ class HFModelFactory(ModelFactory):
 
     def _checkpoint_activations(self, model: PreTrainedModel) -> None:
         if not model.supports_gradient_checkpointing:
-            self.run.say(f"model: {type(model).__name__} cannot recompute activations in backward, so all of them are kept")
+            self.run.say(
+                f"model: {type(model).__name__} cannot recompute activations in backward, so all of them are kept"
+            )
             return
         # The older name is deprecated where there is a newer one.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -101,13 +107,15 @@ class HFModelFactory(ModelFactory):
         missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))
         if missing:
             raise ArcticError(
-                f"the files of {self.config.name_or_path!r} have no weights for {_some(missing)} of {type(model).__name__}",
+                f"{self.config.name_or_path!r} has no weights for {_some(missing)} of {type(model).__name__}",
                 where=WHERE,
                 remedy="correct name_or_path or hf_config_kwargs, or start from random weights with model.init: random",
             )
         unexpected = sorted(report["unexpected_keys"])
         if unexpected:
-            self.run.say(f"model: weights that {type(model).__name__} has no place for are left out: {_some(unexpected)}")
+            self.run.say(
+                f"model: weights that {type(model).__name__} has no place for are left out: {_some(unexpected)}"
+            )
         return model
 
     def _random(self, config: PretrainedConfig) -> PreTrainedModel:
@@ -137,7 +145,7 @@ class HFModelFactory(ModelFactory):
 
 
 class _explaining_attention:
-    """Names ``attn_implementation`` when transformers refuses it; it raises ValueError or ImportError, in many words."""
+    """Names ``attn_implementation`` when transformers refuses it, with a ValueError or ImportError of many words."""
 
     def __init__(self, config: HFModelConfig) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""What this plugin offers to a run. Only names and hook implementations; the libraries are imported when they are used."""
+"""What this plugin offers to a run: names and hook implementations; the libraries are imported when they are used."""
 
 from __future__ import annotations
 

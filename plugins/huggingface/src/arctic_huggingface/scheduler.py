@@ -11,6 +11,8 @@ from arctic_training.scheduler import SchedulerConfig, SchedulerFactory
 from arctic_training.wording import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 WSD = "warmup_stable_decay"
@@ -27,8 +29,8 @@ SPECIFIC_KWARGS: dict[str, tuple[str, ...]] = {
     "cosine_warmup_with_min_lr": (*_MIN_LR, "warmup_lr_rate"),
     WSD: ("num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles"),
 }
-"""The schedules, and what ``scheduler_specific_kwargs`` may hold for each. Written out, so that a recipe is validated without
-transformers. Its schedules that follow a metric instead of the step are left out."""
+"""The schedules, and what ``scheduler_specific_kwargs`` may hold for each. Written out, so that a recipe is validated
+without transformers. Its schedules that follow a metric instead of the step are left out."""
 
 ALIASES = {"wsd": WSD, "wds": WSD}
 Name = Literal[
@@ -39,11 +41,13 @@ Name = Literal[
 
 class HFSchedulerConfig(SchedulerConfig):
     name: Name = key("linear", doc="Shape of the schedule; wsd (or wds) stands for warmup_stable_decay.")
-    warmup_ratio: float = key(0.1, ge=0, le=1, doc="Fraction of the optimizer steps that warm up, rounded up to whole steps.")
+    warmup_ratio: float = key(
+        0.1, ge=0, le=1, doc="Fraction of the optimizer steps that warm up, rounded up to whole steps."
+    )
     scheduler_specific_kwargs: dict[str, Any] = key(
         factory=dict,
-        doc="Further arguments of the schedule, by its names in transformers. warmup_stable_decay decays over the last tenth "
-        "of the steps unless num_decay_steps says otherwise.",
+        doc="Further arguments of the schedule, by its names in transformers. warmup_stable_decay decays over the last "
+        "tenth of the steps unless num_decay_steps says otherwise.",
     )
 
     @property
@@ -51,7 +55,7 @@ class HFSchedulerConfig(SchedulerConfig):
         """The schedule's name in transformers."""
         return ALIASES.get(self.name, self.name)
 
-    def check(self):
+    def check(self) -> Iterator[tuple[str, str]]:
         allowed = SPECIFIC_KWARGS[self.schedule]
         for name in self.scheduler_specific_kwargs:
             if name not in allowed:

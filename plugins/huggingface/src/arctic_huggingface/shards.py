@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_training.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     import torch
 
     Expected = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -119,8 +120,8 @@ class ShardWriter:
 
 
 class _PublishedNames:
-    """From the model's tensors to those of its published checkpoints, which differ where transformers joins them in memory,
-    such as the experts of a layer.
+    """From the model's tensors to those of its published checkpoints, which differ where transformers joins them in
+    memory, such as the experts of a layer.
 
     ``one_by_one`` tells whether every tensor can be converted by itself; it is found out by trying without content.
     """
@@ -156,7 +157,7 @@ class _PublishedNames:
 
 
 def _expected(model: Any) -> Expected:
-    """Shape and precision of each entry of the model's state; ``ds_shape`` is the whole shape of a partitioned parameter."""
+    """Shape and precision of each entry of the model's state; ``ds_shape`` is the shape of a partitioned one."""
     return {
         name: (tuple(getattr(tensor, "ds_shape", tensor.shape)), tensor.dtype)
         for name, tensor in model.state_dict(keep_vars=True).items()

@@ -1,4 +1,4 @@
-"""The data sources ``huggingface`` and ``huggingface_instruct``: hub names, saved folders, and files of every usual format."""
+"""The data sources ``huggingface`` and ``huggingface_instruct``: hub names, saved folders, files of usual formats."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from arctic_huggingface.chats import ChatRows
 from arctic_huggingface.files import FORMATS, content_hash, find_files, quiet_datasets, read_files
@@ -15,6 +15,9 @@ from arctic_huggingface.splits import FILE_SPLITS, map_split, no_such_split, spl
 from arctic_training.config import key
 from arctic_training.data import DataSource, Rows, SourceConfig
 from arctic_training.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KNOWN_SPLITS: dict[str, dict[str, str]] = {
     "HuggingFaceH4/ultrachat_200k": {"train": "train_sft", "eval": "test_sft"},
@@ -66,7 +69,7 @@ class HFDataSource(DataSource):
         return self._from_library(str(folder or config.name_or_path), config, split)
 
     def fingerprint(self) -> str | None:
-        """sha256 over the content of local files and what the recipe asks of them; of a hub name pinned to a commit too."""
+        """sha256 over the content of local files, or a hub name's commit, and what the recipe asks of them."""
         files = self._files(self.config)
         folder = None if files else self._folder(self.config)
         if folder is not None:
@@ -119,18 +122,20 @@ class HFDataSource(DataSource):
                     where=config.name_or_path,
                     remedy=f"use one of {', '.join(FILE_SPLITS)}",
                 )
-        return take({name: rows for name in split_names(split)}, split, config.name_or_path)
+        return take(dict.fromkeys(split_names(split), rows), split, config.name_or_path)
 
     def _from_saved(self, folder: Path, config: HFSourceConfig, split: str) -> Rows:
         import datasets
 
         if config.kwargs:
-            raise DataError("a folder that save_to_disk wrote takes no kwargs", where=str(folder), remedy="remove kwargs")
+            raise DataError(
+                "a folder that save_to_disk wrote takes no kwargs", where=str(folder), remedy="remove kwargs"
+            )
         with found("data", config.name_or_path, "data source", DataError):
             saved = datasets.load_from_disk(str(folder))
         split = self._split(config, split)
         if isinstance(saved, datasets.Dataset):
-            saved = {name: saved for name in (*FILE_SPLITS, str(saved.split))}
+            saved = dict.fromkeys((*FILE_SPLITS, str(saved.split)), saved)
         return take(saved, split, config.name_or_path)
 
     def _from_library(self, name: str, config: HFSourceConfig, split: str) -> Rows:
@@ -139,7 +144,9 @@ class HFDataSource(DataSource):
         split = self._split(config, split)
         kwargs = self._kwargs(config)
         if "split" in kwargs:
-            raise DataError("the split stands in kwargs", where=config.name_or_path, remedy="use the source's own `split`")
+            raise DataError(
+                "the split stands in kwargs", where=config.name_or_path, remedy="use the source's own `split`"
+            )
         with found("data", config.name_or_path, "data source", DataError), quiet_datasets():
             try:
                 return datasets.load_dataset(name, split=split, **kwargs)
@@ -158,9 +165,11 @@ class HFInstructSourceConfig(HFSourceConfig):
         "{user: question, assistant: answer}, {user: turns.from.human, assistant: turns.from.gpt}. "
         "Shapes that are known need none.",
     )
-    content_key: str | None = key(None, doc="Field of a message that holds its text; content, value or text by default.")
+    content_key: str | None = key(
+        None, doc="Field of a message that holds its text; content, value or text by default."
+    )
 
-    def check(self):
+    def check(self) -> Iterator[tuple[str, str]]:
         yield from super().check()
         for role, path in self.role_mapping.items():
             if not all(path.split(".")):
@@ -179,7 +188,11 @@ class HFInstructDataSource(HFDataSource):
         if not config.process:
             return rows
         chats = ChatRows(
-            rows, config.role_mapping, config.content_key, config.name_or_path, tool_calls=self._template_has_tool_calls()
+            rows,
+            config.role_mapping,
+            config.content_key,
+            config.name_or_path,
+            tool_calls=self._template_has_tool_calls(),
         )
         if len(chats):
             chats[0]  # a source of another shape is told before anything is tokenised

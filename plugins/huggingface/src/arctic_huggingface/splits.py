@@ -1,14 +1,16 @@
-"""``train[:10%]+validation[5:]``: which rows of which split a recipe asks for, the same for hub names, folders and files."""
+"""``train[:10%]+validation[5:]``: which rows of which split a recipe asks for, in folders and files as on the hub."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arctic_training.data import concatenate, select
 from arctic_training.errors import DataError
 from arctic_training.wording import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 _PART = re.compile(r"(?P<name>[^\[\]+]+)(?P<slice>\[[^\]]*\])?")
 FILE_SPLITS = ("train", "eval", "validation", "test", "all")
@@ -26,7 +28,9 @@ def map_split(split: str, mapping: Mapping[str, str]) -> str:
         name, slice_text = match["name"].strip(), match["slice"] or ""
         target = mapping.get(name, name)
         if slice_text and "[" in target:
-            raise DataError(f"split {match[0]!r} is mapped to {target!r}, and both have a slice", remedy="use one of them")
+            raise DataError(
+                f"split {match[0]!r} is mapped to {target!r}, and both have a slice", remedy="use one of them"
+            )
         return target + slice_text
 
     return _PART.sub(mapped, split)
@@ -80,7 +84,7 @@ def _slice(text: str, size: int, where: str) -> slice:
     return slice(*bounds)
 
 
-def _bound(text: str, size: int) -> int | None | bool:
+def _bound(text: str, size: int) -> int | bool | None:
     """The row that a bound stands for; None when it is left out, False when it is no number."""
     if not text:
         return None
