@@ -1,4 +1,5 @@
-"""No rank outlives its launcher: a rank watches the processes above it, and ends itself and its children when one is gone.
+"""No rank outlives its launcher: a rank watches the processes above it, and ends itself and its children when one is
+gone.
 
 Signals and exit codes cannot do this: a launcher that is killed with SIGKILL has no chance to tell its ranks.
 """
@@ -63,7 +64,8 @@ def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
     launcher = _launcher_of(environment)
     chain = _chain_to(launcher)
     group = os.getpgrp()
-    # A group that was made below the launcher holds its ranks and nothing else; one made above it holds the user's shell.
+    # A group that was made below the launcher holds its ranks and nothing else; one made above it holds the user's
+    # shell.
     is_own_group = any(process.pid == group for process in chain if process is not launcher)
 
     def watch() -> None:
@@ -147,7 +149,8 @@ def _launcher_of(environment: Mapping[str, str]) -> Process | None:
 
 
 def _chain_to(launcher: Process | None) -> list[Process]:
-    """The processes above this one up to the launcher, or the launcher alone when it is not above; it may be gone already."""
+    """The processes above this one up to the launcher, or the launcher alone when it is not above; it may be gone
+    already."""
     if launcher is None:
         return []
     chain: list[Process] = []

@@ -25,7 +25,7 @@ class DSCheckpointEngine(CheckpointEngine):
         engine = self.trainer.engine
         if engine.checkpoint_type != self.name:
             raise CheckpointError(
-                f"a deepspeed checkpoint holds what the deepspeed engine has, and this run has the {engine.name} engine",
+                f"a deepspeed checkpoint holds a deepspeed engine, and this run has the {engine.name} engine",
                 where=str(self.checkpoint_dir),
                 remedy="leave the checkpoint's type out, which means the engine's own kind",
             )

@@ -1,7 +1,7 @@
-"""DeepSpeed's checkpoint files inside a directory that the core gives: one tag, described, complete on every rank or an error.
+"""DeepSpeed's checkpoint files inside a directory that the core gives: whole on every rank, or an error.
 
-DeepSpeed's own `latest` file is neither written nor read: it names a checkpoint before all ranks have finished theirs. Reading
-unpickles, so the core verifies the manifest of the directory before it calls ``load``.
+DeepSpeed's own `latest` file is neither written nor read: it names a checkpoint before all ranks have finished theirs.
+Reading unpickles, so the core verifies the manifest of the directory before it calls ``load``.
 """
 
 from __future__ import annotations
@@ -121,5 +121,5 @@ class _FaultKeeper:
         """Run ``write`` and keep what it raises."""
         try:
             write()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again when every rank is past DeepSpeed's barrier
             self.fault = self.fault or error

@@ -1,6 +1,7 @@
-"""DeepSpeed's configuration: the recipe's `deepspeed:` section completed, and read back from the engine that was made of it.
+"""DeepSpeed's configuration: the recipe's ``deepspeed:`` section completed, and read back from the engine made of it.
 
-DeepSpeed's own defaults have changed between releases, so every option that decides about the numbers is written out here.
+DeepSpeed's own defaults have changed between releases, so every option that decides about the numbers is written out
+here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from arctic_training.errors import ArcticError, RecipeError
 
 LEAST_BUCKET = 4 * 1024**2
 MOST_BUCKET = 500 * 10**6
-"""Elements in a bucket of gradients: below, each reduction is too small to be worth its latency; above, DeepSpeed's own limit."""
+"""Elements in a bucket of gradients: below, each reduction is too small to be worth its latency; above, DeepSpeed's own
+limit."""
 
 
 @attrs.frozen
@@ -67,7 +69,8 @@ def complete_for(run: Any, model_config: Any) -> dict[str, Any]:
 
 
 def _unknown_to_installed(section: Mapping[str, Any]) -> list[KeyProblem]:
-    """What another DeepSpeed than the one whose keys we ship makes of the section; it would ignore some keys in silence."""
+    """What another DeepSpeed than the one whose keys we ship makes of the section; it would ignore some keys in
+    silence."""
     import deepspeed
 
     if deepspeed.__version__ == key_table.shipped()["version"]:
@@ -148,12 +151,13 @@ def check_engine(engine: Any, config: Mapping[str, Any]) -> None:
             _dtype_name(engine.get_data_types()[1]),
         ),
     }
+    tested = key_table.shipped()["version"]
     for name, (wanted, taken) in written.items():
         if wanted is not None and wanted != taken:
             raise ArcticError(
                 f"DeepSpeed took {name} as {taken!r}, and the configuration says {wanted!r}",
                 where=f"deepspeed.{name}",
-                remedy="install a DeepSpeed that arctic-plugin-deepspeed was tested with: pip install deepspeed==0.19.8",
+                remedy=f"install the DeepSpeed that this was tested with: pip install deepspeed=={tested}",
             )
 
 

@@ -1,7 +1,7 @@
 """The DeepSpeed engine: ZeRO stages 0 to 3 with offload, in one process or many.
 
-DeepSpeed averages gradients over data-parallel ranks and divides losses by the accumulation; the core wants sums, so the loss is
-multiplied by what DeepSpeed will divide by.
+DeepSpeed averages gradients over data-parallel ranks and divides losses by the accumulation; the core wants sums, so
+the loss is multiplied by what DeepSpeed will divide by.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from arctic_deepspeed import checkpoint_files, ds_config, process
 from arctic_deepspeed.replicated import MasterWeights
 from arctic_training.distributed import any_rank
 from arctic_training.engine import Engine, EngineConfig, StepResult
-from arctic_training.errors import ArcticError
+from arctic_training.errors import ArcticError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,7 @@ class DeepSpeedEngine(Engine):
     @classmethod
     def prepare_process(cls, run: Any) -> None:
         process.prepare_environment(run.world, run.device.type)
+        process.share_cores(run.world, run.device.type)
         process.import_without_compiling()
 
     def prepare(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
@@ -50,8 +51,15 @@ class DeepSpeedEngine(Engine):
             model.to(self.device)
             self.masters = MasterWeights(optimizer)
         self.scaler = self._loss_scaler()
-        with process.without_chatter():
-            self.model = deepspeed.initialize(model=model, optimizer=optimizer, config=self.ds_config)[0]
+        try:
+            with process.without_chatter():
+                self.model = deepspeed.initialize(model=model, optimizer=optimizer, config=self.ds_config)[0]
+        except (ValueError, AssertionError, NotImplementedError) as error:
+            raise UsageError(
+                f"DeepSpeed refuses this configuration: {error}",
+                where="deepspeed",
+                remedy="change the section, or model.dtype where it is about precision",
+            ) from error
         self.model_unwrapped = self.model.module
         ds_config.check_engine(self.model, self.ds_config)
         self.divisor = self.model.seq_dp_world_size if getattr(self.model, "gradient_average", True) else 1
@@ -68,7 +76,7 @@ class DeepSpeedEngine(Engine):
         accumulation = self.ds_config["gradient_accumulation_steps"]
         if self.num_micro_batches != accumulation:
             raise ArcticError(
-                f"an optimizer step has {accumulation} micro-batches, and backward was called {self.num_micro_batches} times",
+                f"an optimizer step has {accumulation} micro-batches, and {self.num_micro_batches} went backward",
                 remedy="call trainer.backward once for each micro-batch of the step",
             )
         self.num_micro_batches = 0

@@ -1,7 +1,8 @@
-"""The keys of DeepSpeed's configuration, from the installed DeepSpeed itself: the table against which recipes are checked.
+"""The keys of DeepSpeed's configuration, taken from DeepSpeed itself: the table that recipes are checked against.
 
-A recipe is checked without importing DeepSpeed, against the table that ships as ``deepspeed_keys.json``; write it anew with
-``python -m arctic_deepspeed.key_table``. A table maps each key to a list of types in words, or to a table for a section.
+A recipe is checked without importing DeepSpeed, against the table that ships as ``deepspeed_keys.json``; write it anew
+with ``python -m arctic_deepspeed.key_table``. A table maps each key to a list of types in words, or to a table for a
+section.
 """
 
 from __future__ import annotations
@@ -145,7 +146,8 @@ def _recorded_keys() -> Table:
 
 
 class _Watched(dict):
-    """A configuration that notes which keys are looked up, and the type of the default that stands for an absent one."""
+    """A configuration that notes which keys are looked up, and the type of the default that stands for an absent
+    one."""
 
     def __init__(self, values: dict, noted: Table) -> None:
         super().__init__(values)

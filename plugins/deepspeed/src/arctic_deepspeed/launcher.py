@@ -1,6 +1,7 @@
 """DeepSpeed's launcher, kept on a lead: nothing that it started outlives it, and it says nothing of its own.
 
-The launcher and its ranks are a process group of their own, so they can be ended together however this process is told to end.
+The launcher and its ranks are a process group of their own, so they can be ended together however this process is told
+to end.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DeepSpeedLauncher(Launcher):
-    """Starts ranks on this machine or, given a hostfile, on several; takes the arguments of the ``deepspeed`` command."""
+    """Starts ranks on this machine or, given a hostfile, on several; takes the arguments of the ``deepspeed``
+    command."""
 
     name = "deepspeed"
 

@@ -1,7 +1,7 @@
-"""The optimizers of DeepSpeed's name: ``fused_adam`` and ``cpu_adam``, both AdamW (Loshchilov and Hutter, arXiv:1711.05101).
+"""DeepSpeed's optimizers, ``fused_adam`` and ``cpu_adam``: both AdamW (Loshchilov and Hutter, arXiv:1711.05101).
 
-Neither compiles anything unasked: ``fused_adam`` takes DeepSpeed's kernel only where it is built already, and ``cpu_adam``, which
-has no other form, says beforehand what is missing.
+Neither compiles anything unasked: ``fused_adam`` takes DeepSpeed's kernel only where it is built already, and
+``cpu_adam``, which has no other form, says beforehand what is missing.
 """
 
 from __future__ import annotations

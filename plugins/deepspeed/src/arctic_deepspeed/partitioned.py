@@ -14,8 +14,8 @@ from arctic_deepspeed import ds_config, process
 def partitioned_loading(model_config: Any, config: Any, run: Any) -> Iterator[None]:
     """Let ``from_pretrained`` know of ZeRO-3 while the model is built; nothing in any other case.
 
-    Weights drawn at random are drawn whole, on every rank, and partitioned by the engine: so they are those that any other
-    stage and engine starts from.
+    Weights drawn at random are drawn whole, on every rank, and partitioned by the engine: so they are those that any
+    other stage and engine starts from.
 
     Args:
         model_config: the architecture's configuration.

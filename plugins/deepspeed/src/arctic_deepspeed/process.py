@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
-"""An op for inference on CPUs that DeepSpeed compiles at the first collective: a minute of g++, and 66 MiB of shared memory
-a rank that nobody removes. Training has no use for it."""
+"""An op for inference on CPUs that DeepSpeed compiles at the first collective: a minute of g++, and 66 MiB of shared
+memory a rank that nobody removes. Training has no use for it."""
 
 
 def prepare_environment(world: Any, device_type: str, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -32,6 +33,18 @@ def prepare_environment(world: Any, device_type: str, environment: MutableMappin
         environment.setdefault("DS_ACCELERATOR", device_type)
 
 
+def share_cores(world: Any, device_type: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Divide the cores of this machine among its ranks, unless OMP_NUM_THREADS says otherwise.
+
+    DeepSpeed's launcher leaves every rank with as many threads as there are cores.
+    """
+    if device_type != "cpu" or world.local_size == 1 or "OMP_NUM_THREADS" in environment:
+        return
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
+
+
 def import_without_compiling() -> Any:
     """Import DeepSpeed so that starting it needs no compiler.
 
@@ -40,13 +53,20 @@ def import_without_compiling() -> Any:
     """
     import deepspeed
 
-    # The name is private and has moved before: a DeepSpeed without it has no op to switch off, or compiles it as it likes.
+    # The name is private and has moved before: a DeepSpeed without it has no op to switch off, or compiles it as it
+    # likes.
     compatible_ops = getattr(deepspeed.ops, "__compatible_ops__", None)
     if isinstance(compatible_ops, dict):
         compatible_ops[SHARED_MEMORY_OP] = False
     # DeepSpeed calls collectives by names that torch 2.13 deprecates, several times a step.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+    logging.getLogger("DeepSpeed").addFilter(_is_news)
     return deepspeed
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether DeepSpeed says what the run does not say itself, as it does of a step that was not applied."""
+    return "OVERFLOW! Skipping step" not in record.getMessage()
 
 
 @contextlib.contextmanager

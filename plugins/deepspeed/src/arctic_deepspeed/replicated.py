@@ -1,7 +1,7 @@
 """ZeRO stage 0 in 16 bits: fp32 master weights on every rank, and gradients that are added up and reduced in fp32.
 
-DeepSpeed's own optimizers for this case add gradients up in 16 bits, decay the weights once before the first step, and forget the
-loss scale, so under stage 0 DeepSpeed drives a plain optimizer over the master weights that stand here.
+DeepSpeed's own optimizers for this case add gradients up in 16 bits, decay the weights once before the first step, and
+forget the loss scale, so under stage 0 DeepSpeed drives a plain optimizer over the master weights that stand here.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class MasterWeights:
     """fp32 copies of a model's 16-bit parameters, in the optimizer's place of them.
 
-    The gradient of a 16-bit parameter is kept in fp32 (``grad_dtype``), so DeepSpeed reduces it in fp32 as well, and its master
-    copy steps with the very same tensor.
+    The gradient of a 16-bit parameter is kept in fp32 (``grad_dtype``), so DeepSpeed reduces it in fp32 as well, and
+    its master copy steps with the very same tensor.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:

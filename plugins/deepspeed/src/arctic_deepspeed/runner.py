@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 from arctic_training.orphans import watch_parent
 
@@ -13,7 +14,7 @@ _started: list[subprocess.Popen] = []
 class _Remembered(subprocess.Popen):
     """A process that is known when DeepSpeed's runner has returned."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _started.append(self)
 

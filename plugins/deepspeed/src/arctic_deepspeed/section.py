@@ -1,4 +1,4 @@
-"""Checking of the recipe's ``deepspeed:`` section, without DeepSpeed: every key known at every depth, every value of its type.
+"""Checking of the recipe's ``deepspeed:`` section without DeepSpeed: every key known, every value of its type.
 
 DeepSpeed itself accepts an unknown key at the top level in silence.
 """
@@ -127,7 +127,8 @@ def _near(value: Any, words: list[str]) -> str:
 
 
 def _tidied(value: Any) -> Any:
-    """A copy without what means the same as being absent, and with whole numbers as such: DeepSpeed compares some of them."""
+    """A copy without what means the same as being absent, and with whole numbers as such: DeepSpeed compares some of
+    them."""
     if isinstance(value, Mapping):
         return {name: _tidied(item) for name, item in value.items() if item is not None and item != AUTO}
     if isinstance(value, (list, tuple)):
