@@ -17,10 +17,16 @@ _NAMES = {
     "TinySource": "arctic_training.testing.tiny",
     "TinyTokenizerFactory": "arctic_training.testing.tiny",
     "TinyTrainer": "arctic_training.testing.tiny",
-    "ModelFactoryContract": "arctic_training.testing.contracts",
-    "OptimizerFactoryContract": "arctic_training.testing.contracts",
-    "SchedulerFactoryContract": "arctic_training.testing.contracts",
-    "TrainerContract": "arctic_training.testing.contracts",
+    "TrainerContract": "arctic_training.testing.contracts.training",
+    "EngineContract": "arctic_training.testing.contracts.training",
+    "CheckpointEngineContract": "arctic_training.testing.contracts.training",
+    "DataSourceContract": "arctic_training.testing.contracts.data",
+    "DataFactoryContract": "arctic_training.testing.contracts.data",
+    "TokenizerFactoryContract": "arctic_training.testing.contracts.stages",
+    "ModelFactoryContract": "arctic_training.testing.contracts.stages",
+    "LossFactoryContract": "arctic_training.testing.contracts.stages",
+    "OptimizerFactoryContract": "arctic_training.testing.contracts.stages",
+    "SchedulerFactoryContract": "arctic_training.testing.contracts.stages",
 }
 
 __all__ = sorted(_NAMES)  # noqa: PLE0605

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from arctic_training.plugins import PluginManager
     from arctic_training.run import Run
     from arctic_training.testing.recorder import HookRecorder
+
+pytest.register_assert_rewrite("arctic_training.testing.contracts")
 
 
 @pytest.fixture
@@ -92,6 +95,28 @@ def run_recipe(arctic_home: Path, plugin_manager: PluginManager) -> Callable[...
         return finished
 
     return run
+
+
+@pytest.fixture
+def build_run(arctic_home: Path, plugin_manager: PluginManager) -> Callable[..., AbstractContextManager[Run]]:
+    """A function for a ``with`` block: everything that comes before the first step of a recipe is built inside it.
+
+    One at a time: leave the block before you build or run another.
+    """
+    from arctic_training.recipe import load_recipe
+    from arctic_training.resolve import resolve
+    from arctic_training.run import Run
+
+    @contextmanager
+    def build(recipe: Mapping[str, Any] | Path | str, *overrides: str) -> Iterator[Run]:
+        run = Run(resolve(load_recipe(recipe, overrides), plugin_manager))
+        try:
+            run.set_up()
+            yield run
+        finally:
+            run.tear_down()
+
+    return build
 
 
 @pytest.fixture
