@@ -28,7 +28,7 @@ class CustomModelFactory(HFModelFactory):
 
 @register
 class CustomTrainer(SFTTrainer):
-    """Cross entropy plus z-loss, which keeps logits from drifting (Chowdhery et al., 2022, arXiv:2204.02311, section 5)."""
+    """Cross entropy plus z-loss, which keeps logits small (Chowdhery et al., 2022, arXiv:2204.02311, section 5)."""
 
     name = "my_custom_trainer"
     model_factory: CustomModelFactory

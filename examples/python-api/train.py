@@ -1,4 +1,4 @@
-"""The example of `custom-trainer` without a recipe file: the same classes, the recipe a dict, training started from Python.
+"""The story of `custom-trainer` without a recipe file: the recipe is a dict, and Python starts the training.
 
 Needs: the quickstart's files beside this folder; no network, no GPU, under a minute on two cores.
 Run:      python train.py
