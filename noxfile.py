@@ -1,7 +1,7 @@
-"""The checks of the project, one session each: `nox -s tests`, `nox -s plugin -- sft`, ... (`nox --list` names them all).
+"""The checks of the project, one session each: `nox -s tests`, `nox -s plugin -- sft`; `nox --list` names them all.
 
-A session installs what it needs into an environment of its own. With `--no-venv` the sessions that need everything run in
-the environment that is active, which is what continuous integration does after installing it once.
+A session installs what it needs into an environment of its own. With `--no-venv` the sessions that need everything run
+in the environment that is active, which is what continuous integration does after installing it once.
 """
 
 from __future__ import annotations
@@ -108,7 +108,14 @@ def build(session: nox.Session) -> None:
     wheels = Path(session.create_tmp()) / "wheels"
     shutil.rmtree(wheels, ignore_errors=True)
     session.run(
-        "python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(wheels), *(f"./{folder}" for folder in DISTRIBUTIONS)
+        "python",
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--wheel-dir",
+        str(wheels),
+        *(f"./{folder}" for folder in DISTRIBUTIONS),
     )
     session.install("-c", "constraints.txt", *sorted(str(wheel) for wheel in wheels.glob("*.whl")))
     session.chdir(session.create_tmp())  # so that nothing is imported from the repository
@@ -143,7 +150,7 @@ def refuse_the_active_environment(session: nox.Session) -> None:
 
 
 def declared_here(folder: str) -> list[str]:
-    """The folders of a distribution and of those in this repository that it depends on, what is needed first coming first."""
+    """The folders of a distribution and of those here that it depends on; what is needed comes first."""
     folders = {distribution_name(each): each for each in DISTRIBUTIONS}
     found: list[str] = []
     for requirement in nox.project.load_toml(ROOT / folder / "pyproject.toml")["project"]["dependencies"]:

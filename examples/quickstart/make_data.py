@@ -26,13 +26,14 @@ EVALUATION_SHARE, FOLLOW_UP_SHARE = 1 / 20, 1 / 6
 
 # What a beginner meets first: few enough topics for a small model to learn its way around.
 MODULES = (
-    "argparse", "array", "asyncio", "bisect", "builtins", "calendar", "collections", "concurrent.futures", "configparser", "contextlib",
-    "copy", "csv", "dataclasses", "datetime", "decimal", "email.message", "email.utils", "fractions", "functools", "glob", "gzip",
-    "hashlib", "heapq", "http.client", "http.server", "importlib.util", "inspect", "io", "itertools", "json", "logging",
-    "logging.handlers", "math", "multiprocessing", "operator", "os", "os.path", "pathlib", "pickle", "pprint", "queue", "random", "re",
-    "sched", "select", "shelve", "shlex", "shutil", "signal", "socket", "sqlite3", "ssl", "stat", "statistics", "string", "struct",
-    "subprocess", "sys", "sysconfig", "tarfile", "tempfile", "textwrap", "threading", "time", "timeit", "traceback", "types", "typing",
-    "unittest", "unittest.mock", "urllib.parse", "urllib.request", "uuid", "warnings", "weakref", "zipfile", "zlib",
+    "argparse", "array", "asyncio", "bisect", "builtins", "calendar", "collections", "concurrent.futures",
+    "configparser", "contextlib", "copy", "csv", "dataclasses", "datetime", "decimal", "email.message", "email.utils",
+    "fractions", "functools", "glob", "gzip", "hashlib", "heapq", "http.client", "http.server", "importlib.util",
+    "inspect", "io", "itertools", "json", "logging", "logging.handlers", "math", "multiprocessing", "operator", "os",
+    "os.path", "pathlib", "pickle", "pprint", "queue", "random", "re", "sched", "select", "shelve", "shlex", "shutil",
+    "signal", "socket", "sqlite3", "ssl", "stat", "statistics", "string", "struct", "subprocess", "sys", "sysconfig",
+    "tarfile", "tempfile", "textwrap", "threading", "time", "timeit", "traceback", "types", "typing", "unittest",
+    "unittest.mock", "urllib.parse", "urllib.request", "uuid", "warnings", "weakref", "zipfile", "zlib",
 )  # fmt: skip
 # Modules whose members users know by another module's name.
 IMPLEMENTATIONS = {"posix", "nt", "posixpath", "ntpath", "genericpath"}
@@ -100,7 +101,7 @@ def public_members(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def belongs(value: Any, module: ModuleType) -> bool:
-    """Whether a module's member is its own, or comes from the module that implements it, not from another public one."""
+    """Whether a module's member is its own or that of the module behind it, not borrowed from another public one."""
     home = (getattr(value, "__module__", None) or module.__name__).partition(".")[0]
     return home == module.__name__.partition(".")[0] or home.startswith("_") or home in IMPLEMENTATIONS
 

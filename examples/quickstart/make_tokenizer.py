@@ -2,7 +2,8 @@
 
     python examples/quickstart/make_tokenizer.py
 
-The files in model/ are the result of one run and are committed; config.json and generation_config.json stand beside them.
+The files in model/ are the result of one run and are committed. The
+model's config.json and generation_config.json beside them are written by hand.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from arctic_training._exports import KNOWN_COMPONENTS
 from arctic_training.config import key
 from arctic_training.engine import Engine, EngineConfig, StepResult
 from arctic_training.errors import CheckpointError, UsageError
@@ -40,7 +41,7 @@ class TorchEngine(Engine):
         if self.world_size > 1:
             raise UsageError(
                 f"the torch engine trains in one process, and there are {self.world_size} ranks",
-                remedy="pip install arctic-plugin-deepspeed, or set engine: {type: deepspeed}",
+                remedy=f"pip install {KNOWN_COMPONENTS['engine', 'deepspeed']}, or set engine: {{type: deepspeed}}",
             )
         self.model = self.model_unwrapped = model.to(self.device)
         self.optimizer = optimizer
