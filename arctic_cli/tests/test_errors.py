@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,10 @@ def test_a_fault_of_ours_is_a_line_and_a_log_with_the_whole_trace(arctic_home, c
         raise ZeroDivisionError("by zero")
 
     assert guarded(deep, Settings()) == 1
-    first, second = capsys.readouterr().err.splitlines()
+    first, second, third = capsys.readouterr().err.splitlines()
     assert first == "internal error: ZeroDivisionError: by zero"
-    path = second.removeprefix("  the whole trace: ")
+    assert re.fullmatch(r"  .*test_errors\.py:\d+, in deep", second)
+    path = third.removeprefix("  the whole trace: ")
     assert path.startswith(str(arctic_home / "arctic-home" / "logs"))
     text = Path(path).read_text()
     assert "Traceback (most recent call last)" in text
@@ -108,9 +110,20 @@ def test_the_trace_is_shown_when_it_is_asked_for(capsys):
     assert printed.splitlines()[-1] == "error: no rows"
 
 
-def test_several_processes_say_who_speaks(capsys):
-    explain(DataError("no rows"), Settings(speaker="rank 1"))
-    assert capsys.readouterr().err == "rank 1: error: no rows\n"
+def test_one_of_several_processes_says_who_it_is_in_one_line(capsys):
+    explain(DataError("no rows", where="chats.jsonl", remedy="add some"), Settings(speaker="rank 1"))
+    assert capsys.readouterr().err == "rank 1: error: chats.jsonl: no rows; add some\n"
+
+
+def test_a_fault_in_the_hook_of_a_plugin_names_the_plugin(arctic_home, capsys):
+    from arctic_training.provenance import PluginInfo, add_note
+
+    for name, distribution, told in (("core", "arctic-core", False), ("focal", "arctic-plugin-focal", True)):
+        error = ValueError("too wide")
+        error.arctic_plugin = PluginInfo(name, distribution, "1.0")
+        add_note(error, f"raised in arctic_step_end of plugin {name!r}")
+        explain(error, Settings())
+        assert (f"raised in arctic_step_end of plugin {name!r}" in capsys.readouterr().err) is told
 
 
 @pytest.mark.parametrize(

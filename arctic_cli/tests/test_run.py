@@ -201,7 +201,9 @@ def test_the_last_lines_of_a_launched_run_that_failed_are_rank_cause_and_log(rec
         "error: rank 0: ValueError: cannot go on",
         f"  the whole log: {log}",
     ]
-    assert "rank 0: internal error: ValueError: cannot go on" in outcome.err
+    assert [
+        line.startswith("rank 0: internal error: ValueError: cannot go on; ") for line in outcome.err.splitlines()
+    ].count(True) == 1
     assert "Traceback" not in outcome.err
     assert "in loss" in log.read_text()
 

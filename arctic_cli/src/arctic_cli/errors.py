@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -40,72 +41,89 @@ def guarded(command: Callable[[], Any], settings: Settings) -> int:
 
 
 def explain(error: BaseException, settings: Settings) -> int:
-    """Say on standard error what went wrong.
+    """Say on standard error what went wrong: on a few lines, or on one for one of several processes.
 
     Returns:
         The exit code.
     """
-    if settings.traceback and not isinstance(error, (SystemExit, click.exceptions.Exit)):
-        complain("".join(traceback.format_exception(error)).rstrip(), color=settings.color)
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
-    if isinstance(error, SystemExit):
-        return _code_of(error, settings)
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        return error.code or 0
+    if settings.traceback:
+        complain("".join(traceback.format_exception(error)).rstrip(), color=settings.color)
+    code, lines = _explained(error)
+    if settings.speaker:
+        lines = [f"{settings.speaker}: {'; '.join(line.strip() for line in lines)}"]
+    problems = len(error.problems) if isinstance(error, RecipeError) else 1
+    for number, line in enumerate(lines):
+        complain(line, color=settings.color, **({"fg": "red"} if number < problems else {}))
+    return code
+
+
+def _explained(error: BaseException) -> tuple[int, list[str]]:
+    """The exit code of an error and the lines that explain it."""
     if isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
-        complain("interrupted", color=settings.color)
-        return INTERRUPTED
+        return INTERRUPTED, ["interrupted"]
     if isinstance(error, click.ClickException):
-        return _explain_usage(error, settings)
-    if isinstance(error, ArcticError):
-        return _explain_ours(error, settings)
-    return _explain_unforeseen(error, settings)
-
-
-def _explain_usage(error: click.ClickException, settings: Settings) -> int:
-    _complain(error.format_message(), settings)
-    context = getattr(error, "ctx", None)
-    if context is not None:
-        complain(f"  {context.command_path} --help shows what it takes", color=settings.color)
-    return error.exit_code
-
-
-def _explain_ours(error: ArcticError, settings: Settings) -> int:
+        context = getattr(error, "ctx", None)
+        hint = [f"  {context.command_path} --help shows what it takes"] if context else []
+        return error.exit_code, [*f"error: {error.format_message()}".splitlines(), *hint]
     if isinstance(error, RecipeError):
-        for problem in error.problems:
-            _complain(str(problem), settings, head="")
-        if len(error.problems) > 1:
-            complain(f"{len(error.problems)} problems in the recipe", color=settings.color)
-        return error.exit_code
-    lines = str(error).splitlines()
+        number = len(error.problems)
+        return error.exit_code, [
+            *map(str, error.problems),
+            *([f"{number} problems in the recipe"] if number > 1 else []),
+        ]
+    if isinstance(error, ArcticError):
+        return error.exit_code, _lines_of(error)
+    if isinstance(error, SystemExit):
+        return INTERNAL_ERROR, [f"error: {error.code}"]
+    return INTERNAL_ERROR, _lines_of_unforeseen(error)
+
+
+def _lines_of(error: ArcticError) -> list[str]:
+    lines = f"error: {error}".splitlines()
     log = getattr(error, "arctic_log_path", None)
     if len(lines) > MOST_LINES - bool(log) and not isinstance(error, PluginError):  # each of its faults has a remedy
         log = write_log(error)
         remedy = lines[-1:] if error.remedy else []
         lines = [*lines[: MOST_LINES - 1 - len(remedy)], *remedy]
-    _complain("\n".join(lines), settings)
-    if log:
-        complain(f"  the whole log: {log}", color=settings.color)
-    return error.exit_code
+    return [*lines, f"  the whole log: {log}"] if log else lines
 
 
-def _explain_unforeseen(error: BaseException, settings: Settings) -> int:
+def _lines_of_unforeseen(error: BaseException) -> list[str]:
     text = " ".join(str(error).split())
-    _complain(f"internal error: {type(error).__name__}" + (f": {_short(text)}" if text else ""), settings, head="")
-    for note in getattr(error, "__notes__", [])[:1]:
-        complain(f"  {note}", color=settings.color)
-    complain(f"  the whole trace: {write_log(error)}", color=settings.color)
-    return INTERNAL_ERROR
+    text = text if len(text) <= 300 else text[:297] + "..."
+    lines = [f"internal error: {type(error).__name__}" + (f": {text}" if text else "")]
+    if place := _own_place(error):
+        lines.append(f"  {place}")
+    plugin = getattr(error, "arctic_plugin", None)  # whose hook it came through; everything comes through one of core's
+    if plugin is not None and plugin.distribution != "arctic-core":
+        lines.append(f"  {error.__notes__[0]}")
+    return [*lines, f"  the whole trace: {write_log(error)}"]
+
+
+def _own_place(error: BaseException) -> str:
+    """``file:line, in function`` of the innermost code that is not of the standard library or an installed package."""
+    foreign = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(("<", *foreign)):
+            return f"{frame.filename}:{frame.lineno}, in {frame.name}"
+    return ""
 
 
 def write_log(error: BaseException) -> Path | str:
-    """The log that holds the whole trace of an error: the run's, which has it already, else a new file.
+    """The log that holds the whole trace of an error: the run's, which has it already, else a new file in the cache.
 
     Returns:
         Its path; where nothing can be written, why.
     """
     if written := getattr(error, "arctic_log_path", None):
         return Path(written)
-    path = log_directory() / f"error-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    from arctic_training.data_cache import cache_home
+
+    path = cache_home() / "logs" / f"error-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as log:
@@ -113,32 +131,3 @@ def write_log(error: BaseException) -> Path | str:
     except OSError as failure:
         return f"not written ({failure}); --traceback shows it"
     return path
-
-
-def log_directory() -> Path:
-    """Where errors that belong to no run are logged: below ARCTIC_HOME, or the platform's directory for caches."""
-    if home := os.environ.get("ARCTIC_HOME"):
-        return Path(home).expanduser() / "logs"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "arctic" / "logs"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "arctic" / "logs"
-
-
-def _code_of(error: SystemExit, settings: Settings) -> int:
-    if error.code is None or isinstance(error.code, int):
-        return error.code or 0
-    _complain(str(error.code), settings)
-    return INTERNAL_ERROR
-
-
-def _complain(text: str, settings: Settings, *, head: str = "error: ") -> None:
-    first, *rest = text.splitlines() or [""]
-    speaker = f"{settings.speaker}: " if settings.speaker else ""
-    complain(f"{speaker}{head}{first}", color=settings.color, fg="red")
-    for line in rest:
-        complain(line, color=settings.color)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 300 else text[:297] + "..."
