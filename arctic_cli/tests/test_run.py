@@ -105,6 +105,11 @@ def test_a_broken_plugin_stops_the_run_unless_it_is_blocked(arctic, recipe, inst
     assert arctic("run", str(recipe), "-p", "no:ill").code == 0
 
 
+def test_the_options_of_every_command_may_stand_before_the_command_too(arctic, recipe, install):
+    install("arctic-plugin-ill", {"arctic": {"ill": "ill_plugin"}}, {"ill_plugin": "1 / 0"})
+    assert arctic("-p", "no:ill", "run", str(recipe), "-q").code == 0
+
+
 def test_the_recipes_code_is_refused_with_no_code(arctic, recipe):
     (recipe.parent / "own.py").write_text(FAULTY)
     outcome = arctic("run", str(recipe), "code=own.py", "--no-code")
