@@ -150,9 +150,10 @@ def test_a_hub_name_without_network_says_what_to_do(build):
     assert "hf download" in caught.value.remedy
 
 
-def test_a_path_that_is_not_there_is_no_hub_name(build, tmp_path):
-    with pytest.raises(ArcticError, match="there is no"):
-        build(name_or_path=str(tmp_path / "nothing"))
+@pytest.mark.parametrize("name", ["/no/such/model", "./model", "~/no-such-model", "examples/no-such/model"])
+def test_a_path_that_is_not_there_is_no_hub_name(build, name):
+    with pytest.raises(ArcticError, match="there is no /"):
+        build(name_or_path=name)
 
 
 def test_a_folder_without_a_model_is_refused(build, tmp_path):

@@ -20,18 +20,17 @@ def local_path(name: str, run: Any) -> Path | None:
     A relative path is looked for beside the recipe, then in the working directory.
 
     Raises:
-        ArcticError: ``name`` can only be a path (``./x``, ``/x``, ``~/x``), and nothing is there.
+        ArcticError: ``name`` can only be a path (``./x``, ``/x``, ``a/b/c``), and nothing is there.
     """
     path = Path(name).expanduser()
-    for folder in search_folders(run):
-        if (folder / path).exists():
-            return folder / path
-    if name.startswith(("/", "./", "../", "~")):
-        looked_in = (
-            " or ".join(str(folder / path) for folder in search_folders(run)) if not path.is_absolute() else name
-        )
+    places = list(dict.fromkeys(folder / path for folder in search_folders(run)))
+    for place in places:
+        if place.exists():
+            return place
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ArcticError(
-            f"there is no {looked_in}", remedy="correct the path; a relative one starts beside the recipe"
+            f"there is no {' and no '.join(str(place) for place in places)}",
+            remedy="correct the path; a relative one starts beside the recipe or in the working directory",
         )
     return None
 
