@@ -197,6 +197,13 @@ def test_a_rank_does_not_launch_again(arctic, recipe, monkeypatch):
     assert arctic("run", str(recipe)).code == 0
 
 
+def test_a_rank_of_another_launcher_says_its_number_with_its_error(arctic, recipe, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (line,) = arctic("run", str(recipe), "modle=1").err.splitlines()
+    assert line.startswith("rank 1: override 'modle=1'")
+
+
 def test_the_last_lines_of_a_launched_run_that_failed_are_rank_cause_and_log(recipe, launcher, arctic_process):
     (recipe.parent / "train.py").write_text(FAULTY)
     outcome = arctic_process("run", str(recipe), "type=faulty", "--num_gpus", "1", *WITHOUT_DEEPSPEED)

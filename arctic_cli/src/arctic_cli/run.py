@@ -65,6 +65,8 @@ def train(words: Words, settings: Settings) -> int:
                 f"this process is a rank of a launcher already (RANK is set), so {words.launcher[0]} has no use",
                 remedy="leave the launcher's arguments out, or start outside torchrun, srun and the like",
             )
+        if os.environ.get("WORLD_SIZE") != "1":
+            settings.speaker = f"rank {os.environ.get('RANK', '?')}"
         return train_here(configure(words, settings))
     config = configure(words, settings)
     config.plugin_manager.refuse_broken()  # before a directory is made for a run that cannot be
