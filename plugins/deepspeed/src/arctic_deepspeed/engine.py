@@ -36,7 +36,7 @@ class DeepSpeedEngine(Engine):
 
     @classmethod
     def prepare_process(cls, run: Any) -> None:
-        process.prepare_environment(run.world, run.device.type)
+        setattr(run, process.SET_BY_US, process.prepare_environment(run.world, run.device.type))
         process.share_cores(run.world, run.device.type)
         process.import_without_compiling()
 
@@ -116,6 +116,11 @@ class DeepSpeedEngine(Engine):
         self.model.step()
         applied = self.model.was_step_applied()
         norm = self.model.get_global_grad_norm()
+        if not applied and self.stage < 3:
+            # With offload, DeepSpeed 0.19 keeps the partition's sum after such a step and adds the next gradients to
+            # it.
+            kept = getattr(self.model.optimizer, "averaged_gradients", {})
+            kept.update(dict.fromkeys(kept))
         return StepResult(applied, float(norm) if norm is not None else math.nan)
 
     def _step_replicated(self) -> StepResult:

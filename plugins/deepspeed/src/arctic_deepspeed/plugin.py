@@ -28,6 +28,13 @@ def arctic_register_config_sections() -> dict[str, type[Config]]:
     return {"deepspeed": DeepSpeedSection}
 
 
+@hookimpl
+def arctic_unconfigure(run: Any) -> None:
+    from arctic_deepspeed import process
+
+    process.restore(run)
+
+
 @hookimpl(wrapper=True)
 def arctic_build_model(model_config: Any, config: Any, run: Any) -> Generator[None, Any, Any]:
     """Under ZeRO-3 pretrained weights are read straight into the shards of the ranks."""

@@ -14,23 +14,43 @@ from typing import Any
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 """An op for inference on CPUs that DeepSpeed compiles at the first collective: a minute of g++, and 66 MiB of shared
 memory a rank that nobody removes. Training has no use for it."""
+SET_BY_US = "deepspeed_environment"
+"""Attribute of a run with the environment's names that were set for it."""
 
 
-def prepare_environment(world: Any, device_type: str, environment: MutableMapping[str, str] = os.environ) -> None:
+def prepare_environment(world: Any, device_type: str, environment: MutableMapping[str, str] = os.environ) -> list[str]:
     """Set what DeepSpeed reads and a single process lacks; without it DeepSpeed looks for MPI.
 
     Args:
         world: the rank's ``World``.
         device_type: ``cpu``, ``cuda``, ...: DeepSpeed must settle on the device that the core chose.
         environment: what to change.
+
+    Returns:
+        The names that were not set before.
     """
-    environment.setdefault("RANK", str(world.rank))
-    environment.setdefault("LOCAL_RANK", str(world.local_rank))
-    environment.setdefault("WORLD_SIZE", str(world.size))
-    environment.setdefault("MASTER_ADDR", "127.0.0.1")
-    environment.setdefault("MASTER_PORT", "29500")
+    wanted = {
+        "RANK": str(world.rank),
+        "LOCAL_RANK": str(world.local_rank),
+        "WORLD_SIZE": str(world.size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29500",
+    }
     if device_type in ("cpu", "cuda", "xpu", "npu", "mps"):
-        environment.setdefault("DS_ACCELERATOR", device_type)
+        wanted["DS_ACCELERATOR"] = device_type
+    missing = {name: value for name, value in wanted.items() if name not in environment}
+    environment.update(missing)
+    return list(missing)
+
+
+def restore(run: Any) -> None:
+    """Leave the process as it was before a run, so that another can follow: no environment, no groups of ranks."""
+    for name in vars(run).pop(SET_BY_US, ()):
+        os.environ.pop(name, None)
+    groups = sys.modules.get("deepspeed.utils.groups")
+    if groups is not None:
+        release = getattr(groups, "_release_process_group_references", None)
+        release() if release else vars(groups).update(_WORLD_GROUP=None)
 
 
 def share_cores(world: Any, device_type: str, environment: Mapping[str, str] = os.environ) -> None:
