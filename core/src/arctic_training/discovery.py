@@ -36,7 +36,7 @@ class Candidate:
         """Import the plugin and return the object that its entry point names.
 
         Raises:
-            PluginError: the import raised anything (``SystemExit`` and ``SyntaxError`` too, ``KeyboardInterrupt`` passes),
+            PluginError: the import raised anything, ``SystemExit`` and ``SyntaxError`` too (``KeyboardInterrupt`` passes);
                 or another distribution uses the same entry-point name.
         """
         if self.rivals:

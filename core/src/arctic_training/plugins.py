@@ -1,7 +1,7 @@
 """The plugin manager: one is made for each run, by a function, and holds its plugins, their order and their provenance.
 
-Order of registration: core's builtins, installed plugins sorted by name, what the recipe names, the recipe's code. Of two
-implementations of a hook the one registered last runs first; ``plugins.order`` in the recipe overrules that.
+Order of registration: core's builtins, installed plugins sorted by name, what the recipe names, the recipe's code. Of
+two implementations of a hook the one registered last runs first; ``plugins.order`` in the recipe overrules that.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _Record:
 
 
 class PluginManager(HookCalls):
-    """The plugins of one run: found, blocked, loaded, ordered and accounted for. ``registry`` holds their components."""
+    """The plugins of one run: found, blocked, loaded, put in order. ``registry`` holds their components."""
 
     def __init__(self, hookspecs: Any, *, block: Iterable[str] = ()) -> None:
         super().__init__(hookspecs)
@@ -277,7 +277,7 @@ class PluginManager(HookCalls):
         self._load(installed or named_module(name))
 
     def _apply_order(self) -> None:
-        """Register again, those that the recipe orders last and in reverse, since the one registered last runs first."""
+        """Register all again, the ordered ones last and in reverse, since the one registered last runs first."""
         if not self._order:
             return
         records = list(self._records.values())
