@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from arctic_huggingface.model import HFModelFactory
-from arctic_training.errors import ArcticError
+from arctic_training.errors import RecipeError
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_overrides_change_the_architecture(build, model_dir):
 
 
 def test_an_override_that_the_architecture_does_not_know_is_refused_with_the_nearest(build, model_dir):
-    with pytest.raises(ArcticError, match="LlamaConfig has no key 'num_hiden_layers'") as caught:
+    with pytest.raises(RecipeError, match="LlamaConfig has no key 'num_hiden_layers'") as caught:
         build(name_or_path=str(model_dir), hf_config_kwargs={"num_hiden_layers": 1})
     assert "num_hidden_layers" in str(caught.value)
 
@@ -88,12 +88,12 @@ def test_weights_that_are_missing_are_refused_by_name(build, model_dir, tmp_path
     weights = load_file(model_dir / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ArcticError, match=r"no weights for model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(RecipeError, match=r"no weights for model\.layers\.1\.mlp\.up_proj\.weight"):
         build(name_or_path=str(tmp_path / "model"))
 
 
 def test_weights_of_another_shape_are_refused(build, model_dir):
-    with pytest.raises(ArcticError, match=r"model\.init: random"):
+    with pytest.raises(RecipeError, match=r"model\.init: random"):
         build(name_or_path=str(model_dir), hf_config_kwargs={"intermediate_size": 48})
 
 
@@ -139,25 +139,25 @@ def test_the_attention_implementation_is_the_recipe_s(build, model_dir):
 
 @pytest.mark.parametrize("name", ["flash_attention_2", "flesh_attention"])
 def test_an_attention_implementation_that_is_not_there_is_refused_by_name(build, model_dir, name):
-    with pytest.raises(ArcticError, match=name) as caught:
+    with pytest.raises(RecipeError, match=name) as caught:
         build(name_or_path=str(model_dir), attn_implementation=name)
-    assert caught.value.where == "model.attn_implementation"
+    assert str(caught.value).startswith("model.attn_implementation: ")
 
 
 def test_a_hub_name_without_network_says_what_to_do(build):
-    with pytest.raises(ArcticError, match="HF_HUB_OFFLINE is set") as caught:
+    with pytest.raises(RecipeError, match="HF_HUB_OFFLINE is set") as caught:
         build(name_or_path="nobody/no-such-model")
-    assert "hf download" in caught.value.remedy
+    assert "hf download" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["/no/such/model", "./model", "~/no-such-model", "examples/no-such/model"])
 def test_a_path_that_is_not_there_is_no_hub_name(build, name):
-    with pytest.raises(ArcticError, match="there is no /"):
+    with pytest.raises(RecipeError, match="there is no /"):
         build(name_or_path=name)
 
 
 def test_a_folder_without_a_model_is_refused(build, tmp_path):
-    with pytest.raises(ArcticError, match=r"config\.json"):
+    with pytest.raises(RecipeError, match=r"config\.json"):
         build(name_or_path=str(tmp_path))
 
 
@@ -169,9 +169,9 @@ def test_code_that_comes_with_a_model_is_not_run_unasked(build, model_dir, tmp_p
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "home.py").write_text("raise SystemExit('this code ran')")
-    with pytest.raises(ArcticError, match="code of its own") as caught:
+    with pytest.raises(RecipeError, match="code of its own") as caught:
         build(name_or_path=str(tmp_path))
-    assert "trust_remote_code: true" in caught.value.remedy
+    assert "trust_remote_code: true" in str(caught.value)
 
 
 def test_a_subclass_gets_the_architecture_s_configuration(make, model_dir):

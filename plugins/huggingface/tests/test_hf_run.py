@@ -12,7 +12,7 @@ from arctic_huggingface.checkpoint import HFCheckpointEngine
 from arctic_huggingface.model import HFModelFactory
 from arctic_training.api import get_config
 from arctic_training.data import DataConfig, DataFactory
-from arctic_training.errors import ArcticError, CheckpointError, RecipeError
+from arctic_training.errors import CheckpointError, RecipeError
 from arctic_training.trainer import Trainer
 
 
@@ -108,7 +108,7 @@ def test_a_run_trains_on_packs_and_exports_what_transformers_loads(recipe, tmp_p
 def test_a_model_that_joins_documents_ends_the_run_before_the_first_step(recipe):
     recipe["type"] = "joining"
     trainer = JoiningTrainer(get_config(recipe))
-    with pytest.raises(ArcticError, match=r"attn_implementation 'sdpa' with LlamaForCausalLM lets documents"):
+    with pytest.raises(RecipeError, match=r"attn_implementation 'sdpa' with LlamaForCausalLM lets documents"):
         trainer.train()
     assert trainer.global_step == 0
 
@@ -143,6 +143,17 @@ def test_a_recipe_that_is_wrong_in_a_section_of_this_plugin_is_refused(recipe, s
         get_config(recipe)
     assert message in str(caught.value)
     assert f"{section}." in str(caught.value)
+
+
+def test_what_only_a_run_can_find_wrong_is_told_with_its_place_in_the_recipe(recipe, model_dir, tmp_path):
+    recipe["model"] = {"name_or_path": str(model_dir), "hf_config_kwargs": {"num_hiden_layers": 1}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe, indent=1))  # JSON is YAML
+    line = 1 + next(number for number, text in enumerate(path.read_text().splitlines()) if "num_hiden_layers" in text)
+    with pytest.raises(RecipeError) as caught:
+        Plain(get_config(path)).train()
+    assert f"recipe.yaml:{line}:" in str(caught.value)
+    assert "did you mean 'num_hidden_layers'?" in str(caught.value)
 
 
 def test_nothing_heavy_is_imported_to_read_and_check_a_recipe(recipe, tmp_path):

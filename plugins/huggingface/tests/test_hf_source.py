@@ -9,7 +9,7 @@ import pickle
 import pytest
 
 from arctic_huggingface.source import HFDataSource
-from arctic_training.errors import ArcticError, DataError
+from arctic_training.errors import DataError
 
 ROWS = [{"number": number, "text": f"text {number}"} for number in range(10)]
 
@@ -190,7 +190,7 @@ def test_a_file_that_is_not_there_is_refused(load, name):
 
 
 def test_a_hub_name_without_network_says_what_to_do(load):
-    with pytest.raises(ArcticError, match="data 'nobody/nothing'"):
+    with pytest.raises(DataError, match="data 'nobody/nothing'"):
         load("nobody/nothing")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from arctic_huggingface.model import HFModelFactory
 from arctic_huggingface.tokenizer import HFTokenizerFactory
-from arctic_training.errors import ArcticError
+from arctic_training.errors import RecipeError
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_without_a_pad_token_the_end_token_pads_and_that_is_said(factory, make_t
 
 def test_a_tokenizer_that_cannot_pad_is_refused(factory, make_tokenizer, tmp_path):
     make_tokenizer(eos_token=None).save_pretrained(tmp_path)
-    with pytest.raises(ArcticError, match="neither a pad token nor an end-of-text token"):
+    with pytest.raises(RecipeError, match="neither a pad token nor an end-of-text token"):
         factory(name_or_path=str(tmp_path)).create_tokenizer()
 
 
@@ -58,12 +58,12 @@ def test_a_chat_template_may_be_a_file(factory, tmp_path, monkeypatch):
 
 
 def test_a_chat_template_file_that_is_not_there_is_refused(factory):
-    with pytest.raises(ArcticError, match=r"no file 'caht\.jinja'"):
+    with pytest.raises(RecipeError, match=r"no file 'caht\.jinja'"):
         factory(chat_template="caht.jinja").create_tokenizer()
 
 
 def test_a_tokenizer_that_is_not_there_is_refused(factory):
-    with pytest.raises(ArcticError, match="tokenizer 'nobody/nothing'"):
+    with pytest.raises(RecipeError, match="tokenizer 'nobody/nothing'"):
         factory(name_or_path="nobody/nothing").create_tokenizer()
 
 

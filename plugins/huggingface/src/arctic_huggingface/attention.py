@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from arctic_training.errors import ArcticError
+from arctic_huggingface.hub import refusal
 from arctic_training.state import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -36,30 +36,26 @@ def check_packing(trainer: Trainer) -> None:
     numbers is left as it was.
 
     Raises:
-        ArcticError: documents see each other; names the attention implementation.
+        RecipeError: documents see each other; names the attention implementation.
     """
     if not _trains_on_packs(trainer):
         return
     name = getattr(trainer.model_unwrapped.config, "_attn_implementation", None) or "unknown"
     what = f"attn_implementation {name!r} with {type(trainer.model_unwrapped).__name__}"
+    refused = refusal(trainer.run, "model.attn_implementation")
     remedy = f"use {_others(name)}, or set data.pack_samples: false"
     try:
         with _as_in_evaluation(trainer.model):
             difference = packing_difference(trainer)
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")
-        raise ArcticError(
-            f"{what} cannot run packs here: {type(error).__name__}: {reason}",
-            where="model.attn_implementation",
-            remedy=remedy,
-        ) from error
+        raise refused(f"{what} cannot run packs here: {type(error).__name__}: {reason}", remedy) from error
     tolerance = TOLERANCE_FP32 if trainer.config.model.precision == "fp32" else TOLERANCE_16_BIT
     if not difference <= tolerance:
-        raise ArcticError(
+        raise refused(
             f"{what} lets documents of a pack see each other: their logits differ from those of the documents alone "
             f"by {difference:.2g} of the largest (allowed: {tolerance:g})",
-            where="model.attn_implementation",
-            remedy=remedy,
+            remedy,
         )
 
 

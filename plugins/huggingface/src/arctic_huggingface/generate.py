@@ -156,7 +156,11 @@ def _load(folder: Path) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    with found("model", str(folder), "checkpoint", CheckpointError, remedy="give the folder of a whole model"):
+
+    def refused(message: str, remedy: str) -> CheckpointError:
+        return CheckpointError(message, remedy=remedy)
+
+    with found(f"model {str(folder)!r}", refused, "give the folder of a whole model"):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
     return model, tokenizer

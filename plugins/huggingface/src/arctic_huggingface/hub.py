@@ -8,19 +8,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arctic_training.errors import ArcticError
+from arctic_training.errors import ArcticError, Problem, RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    Refusal = Callable[[str, str], ArcticError]
+    """Makes an error of a message and a remedy."""
 
 
-def local_path(name: str, run: Any) -> Path | None:
+def refusal(run: Any, key: str) -> Refusal:
+    """Makes errors about what the recipe gives for ``key``, with its place in the recipe."""
+    path = tuple(key.split("."))
+    recipe = getattr(run.config, "recipe", None)
+
+    def refused(message: str, remedy: str) -> ArcticError:
+        if recipe is None:
+            return RecipeError(Problem(message, path=key, remedy=remedy))
+        return RecipeError(recipe.problem(path, message, remedy=remedy))
+
+    return refused
+
+
+def local_path(name: str, run: Any, refused: Refusal) -> Path | None:
     """The file or folder that ``name`` stands for, or None when it is a name on the hub.
 
     A relative path is looked for beside the recipe, then in the working directory.
 
-    Raises:
-        ArcticError: ``name`` can only be a path (``./x``, ``/x``, ``a/b/c``), and nothing is there.
+    Args:
+        name: as the recipe has it.
+        run: the run.
+        refused: makes the error for a name that can only be a path (``./x``, ``/x``, ``a/b/c``) where nothing is there.
     """
     path = Path(name).expanduser()
     places = list(dict.fromkeys(folder / path for folder in search_folders(run)))
@@ -28,9 +46,9 @@ def local_path(name: str, run: Any) -> Path | None:
         if place.exists():
             return place
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ArcticError(
+        raise refused(
             f"there is no {' and no '.join(str(place) for place in places)}",
-            remedy="correct the path; a relative one starts beside the recipe or in the working directory",
+            "correct the path; a relative one starts beside the recipe or in the working directory",
         )
     return None
 
@@ -43,27 +61,19 @@ def search_folders(run: Any) -> list[Path]:
 
 
 @contextmanager
-def found(
-    what: str,
-    name: str,
-    where: str,
-    error_class: type[ArcticError] = ArcticError,
-    remedy: str = "the log has the whole of it",
-) -> Iterator[None]:
+def found(what: str, refused: Refusal, remedy: str = "the log has the whole of it") -> Iterator[None]:
     """Turn what the libraries raise when they cannot find or read something into an error that says what to do.
 
     Args:
-        what: the thing looked for, such as ``model``.
-        name: as the recipe names it.
-        where: the recipe's key.
-        error_class: kind of error to raise.
+        what: the thing looked for, such as ``model 'name'``.
+        refused: makes the error.
         remedy: what to do when it is there and cannot be used.
     """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from safetensors import SafetensorError
 
     def explained(reason: str, remedy: str) -> ArcticError:
-        return error_class(f"{what} {name!r}: {reason}", where=where, remedy=remedy)
+        return refused(f"{what}: {reason}", remedy)
 
     try:
         yield

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from arctic_huggingface.hub import found, local_path, progress_bars
+from arctic_huggingface.hub import found, local_path, progress_bars, refusal
 from arctic_training.config import key
-from arctic_training.errors import ArcticError
 from arctic_training.model import ModelConfig, ModelFactory
 from arctic_training.wording import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
     from transformers import PretrainedConfig, PreTrainedModel
 
 WHERE = "model.name_or_path"
+OVERRIDES = "model.hf_config_kwargs"
 NO_WEIGHTS = "give a model whose weights fit its configuration, or start from random ones with model.init: random"
 
 
@@ -50,17 +54,17 @@ class HFModelFactory(ModelFactory):
         """The architecture's configuration, with ``hf_config_kwargs`` applied.
 
         Raises:
-            ArcticError: there is no such model, or it has no such key.
+            RecipeError: there is no such model, or it has no such key.
         """
         from transformers import AutoConfig
 
-        with found("model", self.config.name_or_path, WHERE):
+        with self._found():
             config = AutoConfig.from_pretrained(self._location(), **self._source())
         overrides = self.config.hf_config_kwargs
         if not overrides:
             return config
-        _refuse_unknown(overrides, config)
-        with found("model", self.config.name_or_path, "model.hf_config_kwargs"):
+        self._refuse_unknown(overrides, config)
+        with self._found(OVERRIDES):
             # Read again, since transformers derives some values from others when it makes a configuration.
             return AutoConfig.from_pretrained(self._location(), **self._source(), **overrides)
 
@@ -68,7 +72,7 @@ class HFModelFactory(ModelFactory):
         """The model in the recipe's precision, ready for training.
 
         Raises:
-            ArcticError: there are no weights, or they do not fill the model.
+            RecipeError: there are no weights, or they do not fill the model.
         """
         model = self._random(config) if self.config.init == "random" else self._pretrained(config)
         # Without this a loss that calls the model by itself would let the documents of a pack see each other.
@@ -92,8 +96,8 @@ class HFModelFactory(ModelFactory):
         from transformers import AutoModelForCausalLM
 
         with (
-            found("model", self.config.name_or_path, WHERE, remedy=NO_WEIGHTS),
-            _explaining_attention(self.config),
+            self._found(remedy=NO_WEIGHTS),
+            self._explaining_attention(),
             progress_bars(self.run),
         ):
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -106,10 +110,9 @@ class HFModelFactory(ModelFactory):
             )
         missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))
         if missing:
-            raise ArcticError(
+            raise refusal(self.run, WHERE)(
                 f"{self.config.name_or_path!r} has no weights for {_some(missing)} of {type(model).__name__}",
-                where=WHERE,
-                remedy="correct name_or_path or hf_config_kwargs, or start from random weights with model.init: random",
+                NO_WEIGHTS,
             )
         unexpected = sorted(report["unexpected_keys"])
         if unexpected:
@@ -126,7 +129,7 @@ class HFModelFactory(ModelFactory):
         devices = [self.device] if self.device.type != "cpu" else []
         with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
             torch.manual_seed(seed)
-            with found("model", self.config.name_or_path, WHERE), _explaining_attention(self.config):
+            with self._found(), self._explaining_attention():
                 model = AutoModelForCausalLM.from_config(
                     config,
                     dtype=self.config.torch_dtype,
@@ -137,48 +140,45 @@ class HFModelFactory(ModelFactory):
         return model
 
     def _location(self) -> str:
-        return str(local_path(self.config.name_or_path, self.run) or self.config.name_or_path)
+        name = self.config.name_or_path
+        return str(local_path(name, self.run, refusal(self.run, WHERE)) or name)
 
     def _source(self) -> dict[str, Any]:
         source: dict[str, Any] = {"trust_remote_code": self.config.trust_remote_code}
         return source | ({"revision": self.config.revision} if self.config.revision else {})
 
+    def _found(self, key: str = WHERE, remedy: str = "the log has the whole of it") -> AbstractContextManager[None]:
+        return found(f"model {self.config.name_or_path!r}", refusal(self.run, key), remedy)
 
-class _explaining_attention:
-    """Names ``attn_implementation`` when transformers refuses it, with a ValueError or ImportError of many words."""
-
-    def __init__(self, config: HFModelConfig) -> None:
-        self.config = config
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        text = str(error)
-        if isinstance(error, (ValueError, ImportError)) and ("attention" in text.lower() or "attn" in text):
-            raise ArcticError(
+    @contextmanager
+    def _explaining_attention(self) -> Iterator[None]:
+        """Names ``attn_implementation`` when transformers refuses it, which it does in many words."""
+        try:
+            yield
+        except (ValueError, ImportError) as error:
+            text = str(error)
+            if "attention" not in text.lower() and "attn" not in text:
+                raise
+            raise refusal(self.run, "model.attn_implementation")(
                 f"{self.config.attn_implementation!r} cannot be used here: {text.splitlines()[0]}",
-                where="model.attn_implementation",
-                remedy="use sdpa or eager, which need nothing more than torch",
+                "use sdpa or eager, which need nothing more than torch",
             ) from error
 
+    def _refuse_unknown(self, overrides: Mapping[str, Any], config: Any, path: str = OVERRIDES) -> None:
+        """A configuration takes any attribute in silence, so what it has by itself is what it knows."""
+        from transformers import PretrainedConfig
 
-def _refuse_unknown(overrides: Mapping[str, Any], config: Any, path: str = "model.hf_config_kwargs") -> None:
-    """A configuration takes any attribute in silence, so the keys that it has by itself are the ones that it knows."""
-    from transformers import PretrainedConfig
-
-    known = {name for name in {**config.to_dict(), **vars(config)} if not name.startswith("_")}
-    known |= set(config.attribute_map)
-    for name, value in overrides.items():
-        if name not in known:
-            raise ArcticError(
-                f"{type(config).__name__} has no key {name!r}",
-                where=path,
-                remedy=nearest(name, known) or f"its keys are {', '.join(sorted(known))}",
-            )
-        inner = getattr(config, name, None)
-        if isinstance(inner, PretrainedConfig) and isinstance(value, Mapping):
-            _refuse_unknown(value, inner, f"{path}.{name}")
+        known = {name for name in {**config.to_dict(), **vars(config)} if not name.startswith("_")}
+        known |= set(config.attribute_map)
+        for name, value in overrides.items():
+            if name not in known:
+                raise refusal(self.run, f"{path}.{name}")(
+                    f"{type(config).__name__} has no key {name!r}",
+                    nearest(name, known) or f"its keys are {', '.join(sorted(known))}",
+                )
+            inner = getattr(config, name, None)
+            if isinstance(inner, PretrainedConfig) and isinstance(value, Mapping):
+                self._refuse_unknown(value, inner, f"{path}.{name}")
 
 
 def _some(names: list[str]) -> str:

@@ -96,13 +96,12 @@ class HFDataSource(DataSource):
             places = " or ".join(str(folder) for folder in search_folders(self.run))
             raise DataError(
                 f"there is no file {name}",
-                where="data source",
                 remedy=f"correct the path; a relative one starts in {places}",
             )
         return files
 
     def _folder(self, config: HFSourceConfig) -> Path | None:
-        path = local_path(config.name_or_path, self.run)
+        path = local_path(config.name_or_path, self.run, _refused)
         return path if path is not None and path.is_dir() else None
 
     def _split(self, config: HFSourceConfig, split: str) -> str:
@@ -131,7 +130,7 @@ class HFDataSource(DataSource):
             raise DataError(
                 "a folder that save_to_disk wrote takes no kwargs", where=str(folder), remedy="remove kwargs"
             )
-        with found("data", config.name_or_path, "data source", DataError):
+        with found(f"data {config.name_or_path!r}", _refused):
             saved = datasets.load_from_disk(str(folder))
         split = self._split(config, split)
         if isinstance(saved, datasets.Dataset):
@@ -147,7 +146,7 @@ class HFDataSource(DataSource):
             raise DataError(
                 "the split stands in kwargs", where=config.name_or_path, remedy="use the source's own `split`"
             )
-        with found("data", config.name_or_path, "data source", DataError), quiet_datasets():
+        with found(f"data {config.name_or_path!r}", _refused), quiet_datasets():
             try:
                 return datasets.load_dataset(name, split=split, **kwargs)
             except ValueError as error:
@@ -202,3 +201,7 @@ class HFInstructDataSource(HFDataSource):
         """A template that does not know calls would drop them without a word, so they are given to it as text."""
         template = getattr(getattr(self.trainer, "tokenizer", None), "chat_template", None)
         return not isinstance(template, str) or "tool_calls" in template
+
+
+def _refused(message: str, remedy: str) -> DataError:
+    return DataError(message, remedy=remedy)

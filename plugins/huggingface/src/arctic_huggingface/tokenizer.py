@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from arctic_huggingface.hub import found, local_path, search_folders
+from arctic_huggingface.hub import found, local_path, refusal, search_folders
 from arctic_training.config import key
-from arctic_training.errors import ArcticError
 from arctic_training.tokenizer import TokenizerConfig, TokenizerFactory
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class HFTokenizerFactory(TokenizerFactory):
         """The tokenizer, padding on the right, with a pad token and the recipe's chat template.
 
         Raises:
-            ArcticError: there is no such tokenizer, or the chat template cannot be read.
+            RecipeError: there is no such tokenizer, or the chat template cannot be read.
         """
         from transformers import AutoTokenizer
 
@@ -47,8 +46,9 @@ class HFTokenizerFactory(TokenizerFactory):
         arguments: dict[str, Any] = {"trust_remote_code": self.config.trust_remote_code, **self.config.tokenize_kwargs}
         if revision:
             arguments["revision"] = revision
-        with found("tokenizer", name, "tokenizer.name_or_path"):
-            tokenizer = AutoTokenizer.from_pretrained(str(local_path(name, self.run) or name), **arguments)
+        refused = refusal(self.run, "tokenizer.name_or_path")
+        with found(f"tokenizer {name!r}", refused):
+            tokenizer = AutoTokenizer.from_pretrained(str(local_path(name, self.run, refused) or name), **arguments)
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             self._choose_pad_token(tokenizer, name)
@@ -70,10 +70,9 @@ class HFTokenizerFactory(TokenizerFactory):
 
     def _choose_pad_token(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         if tokenizer.eos_token is None:
-            raise ArcticError(
-                f"tokenizer {name!r} has neither a pad token nor an end-of-text token to pad with",
-                where="tokenizer",
-                remedy="name one: tokenizer: {tokenize_kwargs: {pad_token: ...}}",
+            raise refusal(self.run, "tokenizer")(
+                f"{name!r} has neither a pad token nor an end-of-text token to pad with",
+                "name one: tokenizer: {tokenize_kwargs: {pad_token: ...}}",
             )
         tokenizer.pad_token = tokenizer.eos_token
         self.run.say(f"tokenizer: no pad token, {tokenizer.eos_token!r} is used for padding, which is never trained on")
@@ -85,8 +84,7 @@ class HFTokenizerFactory(TokenizerFactory):
             path = folder / Path(given).expanduser()
             if path.is_file():
                 return path.read_text(encoding="utf-8")
-        raise ArcticError(
+        raise refusal(self.run, "tokenizer.chat_template")(
             f"there is no file {given!r}, and it is no template either",
-            where="tokenizer.chat_template",
-            remedy="give Jinja text, or the path of a .jinja file beside the recipe",
+            "give Jinja text, or the path of a .jinja file beside the recipe",
         )
