@@ -118,7 +118,7 @@ def test_each_save_is_noted_with_its_gamma(run_recipe, focal_recipe):
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"gamma": -1}, "focal.gamma: expected a number that is at least 0"),
+        ({"gamma": -1}, "focal.gamma: expected a number of at least 0"),
         ({"gama": 2}, "focal.gama: unknown key; did you mean 'gamma'"),
         ({"entropy_weight": True}, "focal.entropy_weight: expected a number"),
     ],
