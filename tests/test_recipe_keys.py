@@ -114,7 +114,8 @@ loss: {type: cross_entropy}
 engine: {type: torch}
 checkpoint:
   - {type: deepspeed, output_dir: out, auto_resume: true, save_every_n_steps: 100}
-  - {type: huggingface, output_dir: out, enabled: true, save_every_n_epochs: 1, save_end_of_training: true, keep_last: 3}
+  - {type: huggingface, output_dir: out, enabled: true, save_every_n_epochs: 1, save_end_of_training: true, keep_last:
+  3}
 logger: {output_dir: logs, level: INFO, print_output_ranks: "*", file_output_ranks: [0]}
 wandb: {enable: true, entity: me, project: mine, name: run}
 plugins: {require: ["sft>=0.1"], block: [nobody], order: []}

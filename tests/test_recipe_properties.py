@@ -1,4 +1,5 @@
-"""Properties of validation: whatever is done to a good recipe, it is accepted or refused in words, and never misread."""
+"""Properties of validation: whatever is done to a good recipe, it is accepted or refused in words, and never
+misread."""
 
 from __future__ import annotations
 

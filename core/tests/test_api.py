@@ -9,7 +9,13 @@ import arctic_training
 from arctic_training import Trainer, get_config, register
 from arctic_training.api import configure
 from arctic_training.errors import PluginError, RecipeError, UsageError
-from arctic_training.testing.tiny import TinyDataFactory, TinyModelFactory, TinySource, TinyTokenizerFactory, TinyTrainer
+from arctic_training.testing.tiny import (
+    TinyDataFactory,
+    TinyModelFactory,
+    TinySource,
+    TinyTokenizerFactory,
+    TinyTrainer,
+)
 
 pytestmark = pytest.mark.usefixtures("arctic_home")
 
@@ -91,7 +97,9 @@ def test_a_plugin_that_is_not_installed_is_named_by_its_exports(monkeypatch):
 
 
 def test_importing_arctic_costs_no_heavy_library():
-    code = "import sys, arctic_training, arctic_training.api; print([m for m in sys.modules if m in {'torch', 'numpy'}])"
+    code = (
+        "import sys, arctic_training, arctic_training.api; print([m for m in sys.modules if m in {'torch', 'numpy'}])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -47,7 +47,7 @@ class OuterConfig(Config):
     profile: Literal["step", "e2e"] | None = None
     folder: Path = Path("here")
     title: str = "none"
-    names: list[str] = []  # noqa: RUF012 - copied for each section
+    names: list[str] = []
     extra: dict[str, Any] = key(factory=dict)
     limits: dict[str, int] = key(factory=dict)
     color: Color = Color.RED

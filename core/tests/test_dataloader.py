@@ -73,7 +73,7 @@ def test_without_a_seed_rows_keep_their_order():
 
 
 def test_a_slot_without_rows_has_nothing_to_train():
-    first, second = loaders(3, 2, 2)
+    _, second = loaders(3, 2, 2)
     (batch,) = list(second.epoch(0))[-1]
     assert len(batch.rows) == 1 or (batch["labels"] == -100).all()
     _, empty = loaders(1, 2)

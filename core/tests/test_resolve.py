@@ -215,8 +215,8 @@ def test_a_class_without_a_name_of_its_own_is_not_taken_for_its_base(plugins):
 def test_a_component_that_the_trainer_does_not_declare_needs_skip_validation(plugins):
     (problem,) = problems(plugins, model={"name_or_path": "m", "type": "strange"})
     assert problem == (
-        "model.type: the trainer 'plain_trainer' works with PlainModelFactory or OtherModelFactory, and 'strange' is none; "
-        "'skip_validation: true' lets it through"
+        "model.type: the trainer 'plain_trainer' works with PlainModelFactory or OtherModelFactory, and 'strange' is "
+        "none; 'skip_validation: true' lets it through"
     )
     config = config_of(plugins, skip_validation=True, model={"name_or_path": "m", "type": "strange"})
     assert config.model.component is StrangeModelFactory
@@ -324,9 +324,11 @@ def test_two_plugins_cannot_bring_one_section(plugins):
 
 
 def test_a_free_section_is_checked_by_the_plugin_that_knows_its_keys(plugins):
-    assert problems(plugins, deepspeed={"bucket": "5e8"}) == [
-        "deepspeed: the section needs arctic-plugin-deepspeed, which is not installed; pip install arctic-plugin-deepspeed"
-    ]
+    (problem,) = problems(plugins, deepspeed={"bucket": "5e8"})
+    assert problem == (
+        "deepspeed: the section needs arctic-plugin-deepspeed, which is not installed; "
+        "pip install arctic-plugin-deepspeed"
+    )
     assert config_of(plugins, deepspeed={}).deepspeed == {}
     plugins.register(SectionsPlugin(deepspeed=StrictConfig), "strict")
     config = config_of(plugins, deepspeed={"bucket": "32Ki"})

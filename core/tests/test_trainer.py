@@ -87,7 +87,9 @@ def test_the_last_step_takes_the_rows_that_are_left(run_recipe, tiny_recipe):
     run = run_recipe(tiny_recipe | {"micro_batch_size": 10, "gradient_accumulation_steps": 3})
     steps = [record for record in run.metrics if record["kind"] == "train"]
     assert len(steps) == 3
-    assert sum(record["trained_tokens"] for record in steps) == sum(len(row["input_ids"]) - 1 for row in run.rows["train"])
+    assert sum(record["trained_tokens"] for record in steps) == sum(
+        len(row["input_ids"]) - 1 for row in run.rows["train"]
+    )
 
 
 def test_every_step_is_logged_with_the_figures_of_the_contract(run_recipe, tiny_recipe):
@@ -148,7 +150,7 @@ def test_a_loss_that_is_not_finite_ends_training_before_the_weights_take_it(run_
 def test_the_kill_switch_stops_training_after_the_step(run_recipe, tiny_recipe, arctic_home):
     switch = arctic_home / "switch"
     switch.touch()
-    with pytest.raises(TrainingStopped, match="kill switch .* after step 1"):
+    with pytest.raises(TrainingStopped, match=r"kill switch .* after step 1"):
         run_recipe(tiny_recipe | {"kill_switch_path": str(switch)})
 
 

@@ -30,7 +30,13 @@ def main() -> None:
     from arctic_training.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"run_dir={folder}", "checkpoint=[]", "train_log_iter_interval=0", "engine.type=torch", "model.dtype=fp32"]
+        overrides = [
+            f"run_dir={folder}",
+            "checkpoint=[]",
+            "train_log_iter_interval=0",
+            "engine.type=torch",
+            "model.dtype=fp32",
+        ]
         run = Run(get_config(arguments.recipe, overrides))
         run.set_up()
         try:
@@ -94,9 +100,12 @@ class BareLoop:
         for micro_batch in batch:
             inputs = {name: value for name, value in micro_batch.items() if name != "labels"}
             logits = self.model(**inputs, use_cache=False).logits[:, :-1]
-            loss = F.cross_entropy(
-                logits.flatten(0, 1), micro_batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum"
-            ) / count
+            loss = (
+                F.cross_entropy(
+                    logits.flatten(0, 1), micro_batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum"
+                )
+                / count
+            )
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

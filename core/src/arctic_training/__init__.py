@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = sorted([*EXPORTS["arctic_training"], "__version__"])  # noqa: PLE0605
+__all__ = sorted([*EXPORTS["arctic_training"], "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -111,4 +111,6 @@ def lazy_attribute(module: str, name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != package or package not in DISTRIBUTIONS:
             raise
-        raise ImportError(f"{name} is part of {DISTRIBUTIONS[package]}: pip install {DISTRIBUTIONS[package]}") from error
+        raise ImportError(
+            f"{name} is part of {DISTRIBUTIONS[package]}: pip install {DISTRIBUTIONS[package]}"
+        ) from error

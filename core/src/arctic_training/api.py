@@ -20,8 +20,8 @@ _MARK = "__arctic_registered__"
 def register(cls: ComponentClass) -> ComponentClass:
     """Mark a component class for use in recipes, also where it is imported from another module.
 
-    The mark is a note on the class and nothing more: a run registers the classes that it finds in the recipe's code or in
-    the script that calls ``get_config``.
+    The mark is a note on the class and nothing more: a run registers the classes that it finds in the recipe's code or
+    in the script that calls ``get_config``.
 
     Raises:
         TypeError: it is no component class.

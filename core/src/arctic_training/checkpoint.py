@@ -1,7 +1,7 @@
 """The checkpoint stage: what a checkpoint engine is, and core's own, which keeps what the engine says about itself.
 
-Engines only write and read files inside a directory that they are given. How a directory becomes a checkpoint (votes, the
-manifest, the rename) is the same for all of them and stands in ``checkpointing``.
+Engines only write and read files inside a directory that they are given. How a directory becomes a checkpoint (votes,
+the manifest, the rename) is the same for all of them and stands in ``checkpointing``.
 """
 
 from __future__ import annotations

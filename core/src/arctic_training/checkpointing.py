@@ -1,7 +1,7 @@
 """How a directory becomes a checkpoint, the same for every checkpoint engine.
 
-All ranks write into ``global_step_<n>.incomplete`` and vote; then a manifest with the size and sha256 of every file, then the
-rename. Only a directory whose manifest verifies is ever resumed from.
+All ranks write into ``global_step_<n>.incomplete`` and vote; then a manifest with the size and sha256 of every file,
+then the rename. Only a directory whose manifest verifies is ever resumed from.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def due(trainer: Trainer, epoch_ended: bool) -> list[CheckpointEngine]:
 
 def due_at_end(trainer: Trainer) -> list[CheckpointEngine]:
     """The checkpoint engines that save at the end of training."""
-    return [engine for engine in trainer.checkpoint_engines if engine.config.enabled and engine.config.save_end_of_training]
+    return [
+        engine for engine in trainer.checkpoint_engines if engine.config.enabled and engine.config.save_end_of_training
+    ]
 
 
 def save(run: Run, engine: CheckpointEngine) -> Path:
@@ -121,7 +123,9 @@ def resume(run: Run) -> Path | None:
 def newest_checkpoint(output_dir: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     """The newest complete checkpoint in a directory, and those passed over with the reason."""
     passed_over: list[tuple[Path, str]] = []
-    numbered = [(int(match[1]), path) for path in output_dir.glob("global_step_*") if (match := _NAME.fullmatch(path.name))]
+    numbered = [
+        (int(match[1]), path) for path in output_dir.glob("global_step_*") if (match := _NAME.fullmatch(path.name))
+    ]
     for _, path in sorted(numbered, reverse=True):
         problem = verify(path)
         if problem is None:
@@ -206,7 +210,8 @@ def _publish(run: Run, engine: CheckpointEngine, incomplete: Path, path: Path) -
             "arctic": __version__,
             "plugins": run.fingerprint,
             "files": {
-                file.relative_to(incomplete).as_posix(): [file.stat().st_size, _sha256(file, sync=True)] for file in files
+                file.relative_to(incomplete).as_posix(): [file.stat().st_size, _sha256(file, sync=True)]
+                for file in files
             },
         }
         with open(incomplete / MANIFEST, "w") as file:

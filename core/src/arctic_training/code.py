@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import attrs
@@ -57,7 +58,9 @@ def find_code(recipe: Recipe) -> Code | None:
     if given is None and (recipe.path is None or not path.is_file()):
         return None
     if not path.is_file():
-        raise RecipeError(recipe.problem(("code",), f"there is no file {path}", remedy="give a path relative to the recipe"))
+        raise RecipeError(
+            recipe.problem(("code",), f"there is no file {path}", remedy="give a path relative to the recipe")
+        )
     if path.is_symlink() and _is_shared(path.parent):
         raise RecipeError(
             recipe.problem(("code",), f"{path} is a link in a folder that others can write to", remedy="copy the file")
@@ -92,11 +95,12 @@ def load_code(recipe: Recipe, plugins: PluginManager, *, allowed: bool = True) -
     return code
 
 
-def _import(code: Code):
+def _import(code: Code) -> ModuleType:
     if code.module in sys.modules:
         return sys.modules[code.module]
     spec = importlib.util.spec_from_file_location(code.module, code.path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[code.module] = module  # before it runs, so that its annotations and pickles find it
     try:

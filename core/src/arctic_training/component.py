@@ -1,7 +1,7 @@
 """What everything that a recipe selects by its ``type`` has in common: a kind, a name, a config class, a run.
 
-Trainers, factories, engines, checkpoint engines, loggers and launchers are components; the ABC of each kind stands in the
-module of its stage.
+Trainers, factories, engines, checkpoint engines, loggers and launchers are components; the ABC of each kind stands in
+the module of its stage.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Component(ABC):
     """A thing that a recipe selects by name.
 
-    ``kind`` is set by the ABC of each kind, ``name`` is what a recipe's ``type`` says. The annotation of ``config`` names
-    the class that the recipe's section is structured into.
+    ``kind`` is set by the ABC of each kind, ``name`` is what a recipe's ``type`` says. The annotation of ``config``
+    names the class that the recipe's section is structured into.
     """
 
     kind: ClassVar[str] = ""
@@ -100,7 +100,7 @@ def _resolved(annotation: Any, base: type, attribute: str) -> Any:
     module = sys.modules.get(base.__module__)
     names = {**vars(typing), **(vars(module) if module else {}), base.__name__: base, **vars(base)}
     try:
-        return eval(annotation, names)  # noqa: S307 - the text is an annotation of code that is already running
+        return eval(annotation, names)
     except Exception as error:
         raise PluginError(
             f"the annotation `{attribute}: {annotation}` of {base.__qualname__} cannot be resolved: {error}",
@@ -111,9 +111,7 @@ def _resolved(annotation: Any, base: type, attribute: str) -> Any:
 
 def _classes_of(annotation: Any, base: type, attribute: str) -> tuple[type, ...]:
     origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        members = typing.get_args(annotation)
-    elif origin is type:
+    if origin in (typing.Union, types.UnionType) or origin is type:
         members = typing.get_args(annotation)
     elif origin is typing.ClassVar:
         return _classes_of(_resolved(typing.get_args(annotation)[0], base, attribute), base, attribute)

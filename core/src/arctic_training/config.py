@@ -1,7 +1,8 @@
 """Classes that the sections of a recipe are structured into, and how a section declares its keys.
 
-A config class stands beside the component it configures. Its fields are the keys of the section; what is said about a key
-(documentation, bounds, aliases) is read here by the structuring, the reference in the documentation and the JSON schema.
+A config class stands beside the component it configures. Its fields are the keys of the section; what is said about a
+key (documentation, bounds, aliases) is read here by the structuring, the reference in the documentation and the JSON
+schema.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _METADATA = "arctic"
 def key(
     default: Any = REQUIRED,
     *,
-    factory: Callable[[], Any] | None = None,
+    factory: Callable[..., Any] | None = None,
     doc: str = "",
     ge: float | None = None,
     gt: float | None = None,
@@ -97,8 +98,8 @@ def _copy_mutable_defaults(cls: type, fields: list[attrs.Attribute]) -> list[att
 class Config:
     """A section of a recipe. Subclasses declare its keys as annotated fields, with ``key()`` or a plain default.
 
-    ``given`` holds the names of the keys that the recipe set, as opposed to those that took their default; ``spelling`` the
-    name that the recipe used for each, which may be an alias.
+    ``given`` holds the names of the keys that the recipe set, as opposed to those that took their default;
+    ``spelling`` the name that the recipe used for each, which may be an alias.
     """
 
     given: ClassVar[frozenset[str]] = frozenset()
@@ -158,7 +159,8 @@ class ComponentConfig(Config):
 
 @attrs.frozen
 class KeyProblem:
-    """What a ``FreeConfig`` found wrong: the path below the section, the message, and whether key or value is at fault."""
+    """What a ``FreeConfig`` found wrong: the path below the section, the message, and whether key or value is at
+    fault."""
 
     path: tuple[Any, ...]
     message: str
@@ -169,8 +171,9 @@ class KeyProblem:
 class FreeConfig(Config):
     """A section whose keys another library defines, such as ``deepspeed:``.
 
-    A plugin registers a subclass through ``arctic_register_config_sections``. When the trainer's own config has a key of the
-    section's name, the checked value is stored there; else in ``config.sections``. An absent or empty section is not checked.
+    A plugin registers a subclass through ``arctic_register_config_sections``. When the trainer's own config has a key
+    of the section's name, the checked value is stored there; else in ``config.sections``. An absent or empty section
+    is not checked.
     """
 
     @classmethod

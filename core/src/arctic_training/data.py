@@ -1,14 +1,14 @@
 """The data stage: what sources and data factories are, and how their rows become prepared rows.
 
-Preparation runs on one rank of each file system, before any process group, under a lock; the others wait for it and map what
-it wrote (``data_cache``).
+Preparation runs on one rank of each file system, before any process group, under a lock; the others wait for it and
+map what it wrote (``data_cache``).
 """
 
 from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from arctic_training._exports import lazy_attribute
@@ -33,13 +33,15 @@ class Rows(Protocol):
 class SourceConfig(ComponentConfig):
     kind: ClassVar[str] = "data_source"
 
-    split: str = key("", doc="Split to load, with an optional slice as in `train[:10%]`; train, or eval under eval_sources.")
+    split: str = key(
+        "", doc="Split to load, with an optional slice as in `train[:10%]`; train, or eval under eval_sources."
+    )
     sample_ratio: float | None = key(None, gt=0, le=1, doc="Fraction of the rows to draw, without replacement.")
     sample_count: int | None = key(None, ge=1, doc="Number of rows to draw, without replacement.")
     sample_seed: int = key(42, ge=0, doc="Seed of the draw.")
     process: bool = key(True, doc="false for rows that already hold input_ids and labels.")
 
-    def check(self):
+    def check(self) -> Iterator[tuple[str, str]]:
         if self.sample_ratio is not None and self.sample_count is not None:
             yield "sample_count", "contradicts sample_ratio: give one of them"
         if not is_split(self.split):
@@ -63,26 +65,36 @@ class DataConfig(ComponentConfig):
     train_eval_split: tuple[float, float] = key(
         (1.0, 0.0), ge=0, le=1, doc="Fractions of the training rows to train and to evaluate on; they add up to 1."
     )
-    max_length: int | None = key(None, ge=1, doc="Longest row in tokens; the model's max_position_embeddings when not given.")
+    max_length: int | None = key(
+        None, ge=1, doc="Longest row in tokens; the model's max_position_embeddings when not given."
+    )
     num_proc: int = key(
-        factory=lambda: len(os.sched_getaffinity(0)), ge=1, doc="Processes that prepare data; the cores there are by default."
+        factory=lambda: len(os.sched_getaffinity(0)),
+        ge=1,
+        doc="Processes that prepare data; the cores there are by default.",
     )
     dl_num_workers: int = key(2, ge=0, doc="Processes of each rank that put micro-batches together; 0 for none.")
     seed: int = key(42, ge=0, doc="Seed of the order of rows and of every draw in preparation.")
     use_data_cache: bool | None = key(None, deprecated="remove it: prepared data is always cached")
     cache_processed_data: bool | None = key(None, deprecated="remove it: prepared data is always cached")
-    cache_dir: str | None = key(None, doc="Where prepared data is kept; the user's cache directory (or ARCTIC_HOME) by default.")
+    cache_dir: str | None = key(
+        None, doc="Where prepared data is kept; the user's cache directory (or ARCTIC_HOME) by default."
+    )
     cache_fs_type: Literal["auto", "local", "shared"] = key(
-        "auto", doc="Whether the nodes share cache_dir. local: one rank of each node prepares; shared: one of all. auto asks "
-        "the file system."
+        "auto",
+        doc="How processes that prepare the same rows keep out of each other's way: shared by a lock file that all "
+        "nodes see, local by a lock of the operating system, auto by the latter where the file system has it.",
     )
     fail_on_missing_cache: bool = key(False, doc="End with an error instead of preparing data that is not cached.")
 
-    def check(self):
+    def check(self) -> Iterator[tuple[str, str]]:
         if abs(sum(self.train_eval_split) - 1) > 1e-6:
             yield "train_eval_split", f"the two fractions must add up to 1, not {sum(self.train_eval_split):g}"
         elif self.train_eval_split[1] and self.eval_sources:
-            yield "eval_sources", "contradicts train_eval_split, which keeps training rows for evaluation: give one of them"
+            yield (
+                "eval_sources",
+                "contradicts train_eval_split, which keeps training rows for evaluation: give one of them",
+            )
         if not self.sources:
             yield "sources", "names nothing to train on"
 
@@ -240,9 +252,9 @@ class _Concatenated(Sequence[Mapping[str, Any]]):
             index -= len(part)
         raise IndexError(index)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         for part in self.parts:
-            yield from part  # type: ignore[attr-defined]
+            yield from (part[number] for number in range(len(part)))
 
 
 def _looks_like_rows(value: Any) -> bool:

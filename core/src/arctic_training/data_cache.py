@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from arctic_training.run import Run
 
 NOT_IN_THE_KEY = {
-    "type", "sources", "eval_sources", "num_proc", "dl_num_workers", "cache_dir", "cache_fs_type", "fail_on_missing_cache",
-    "use_data_cache", "cache_processed_data", "max_length", "pad_to", "div_length",
+    "type", "sources", "eval_sources", "num_proc", "dl_num_workers", "cache_dir", "cache_fs_type",
+    "fail_on_missing_cache", "use_data_cache", "cache_processed_data", "max_length", "pad_to", "div_length",
 }  # fmt: skip
 """Keys of ``data`` that do not change the prepared rows, or that the key holds in another form."""
 
@@ -56,7 +56,9 @@ def prepared_rows(run: Run, split: str) -> PreparedRows:
             return _prepare(run, split, directory)
     except OSError as error:
         raise DataError(
-            f"the prepared data cannot be written: {error}", where=str(directory), remedy="set data.cache_dir or ARCTIC_HOME"
+            f"the prepared data cannot be written: {error}",
+            where=str(directory),
+            remedy="set data.cache_dir or ARCTIC_HOME",
         ) from error
 
 
@@ -117,13 +119,21 @@ def _cache_directory(run: Run) -> Path:
 
 @contextlib.contextmanager
 def _locked(run: Run, directory: Path, split: str) -> Iterator[None]:
-    from filelock import FileLock, Timeout
+    from filelock import FileLock, SoftFileLock, Timeout
 
-    lock = FileLock(f"{directory}.lock")
+    path = f"{directory}.lock"
+    # On a file system that the nodes share, locks of the operating system may hold on one node only; a file that exists
+    # is seen by all.
+    shared = run.config.data.cache_fs_type == "shared"
+    lock: Any = SoftFileLock(path) if shared else FileLock(path)
     try:
         lock.acquire(timeout=0)
+    except NotImplementedError:  # this file system has no locks
+        lock = SoftFileLock(path)
+        lock.acquire()
     except Timeout:
-        run.say(f"data: another process prepares the {split} rows; waiting for it")
+        hint = f" (if it died, remove {path})" if shared else ""
+        run.say(f"data: another process prepares the {split} rows; waiting for it{hint}")
         lock.acquire()
     try:
         yield
@@ -156,7 +166,7 @@ def _prepare(run: Run, split: str, directory: Path) -> PreparedRows:
     return PreparedRows(directory)
 
 
-def _each(rows: Any):
+def _each(rows: Any) -> Iterator[Any]:
     return iter(rows) if hasattr(rows, "__iter__") else (rows[number] for number in range(len(rows)))
 
 

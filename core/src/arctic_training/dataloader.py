@@ -1,7 +1,8 @@
-"""The resumable dataloader: which rows each rank sees in each optimizer step, as a function of seed, epoch and position.
+"""The resumable dataloader: which rows each rank sees in each optimizer step, as a function of seed, epoch and
+position.
 
-Every rank runs the same number of micro-batches in every step, so that no collective ever waits for a rank that has no rows
-left: a slot without rows repeats a row with nothing to train on, and counts for nothing.
+Every rank runs the same number of micro-batches in every step, so that no collective ever waits for a rank that has no
+rows left: a slot without rows repeats a row with nothing to train on, and counts for nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class MicroBatch(dict):
         super().__init__(tensors)
         self.rows = list(rows)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return MicroBatch, (dict(self), self.rows)
 
     def to(self, device: torch.device) -> MicroBatch:
@@ -45,9 +46,9 @@ class MicroBatch(dict):
 class DataLoader:
     """Hands out, for one rank, the micro-batches of each optimizer step.
 
-    The rows of an epoch are in an order drawn from (seed, epoch). Step s takes rows [s * G, (s + 1) * G) of that order, with
-    G = micro_batch_size * accumulation * ranks; they fill the slots (micro-batch, rank) one after the other. The last step
-    takes what is left, unless ``drop_last``.
+    The rows of an epoch are in an order drawn from (seed, epoch). Step s takes rows [s * G, (s + 1) * G) of that
+    order, with G = micro_batch_size * accumulation * ranks; they fill the slots (micro-batch, rank) one after the
+    other. The last step takes what is left, unless ``drop_last``.
 
     Args:
         rows: prepared rows.

@@ -36,8 +36,8 @@ class Candidate:
         """Import the plugin and return the object that its entry point names.
 
         Raises:
-            PluginError: the import raised anything, ``SystemExit`` and ``SyntaxError`` too (``KeyboardInterrupt`` passes);
-                or another distribution uses the same entry-point name.
+            PluginError: the import raised anything, ``SystemExit`` and ``SyntaxError`` too (``KeyboardInterrupt``
+                passes); or another distribution uses the same entry-point name.
         """
         if self.rivals:
             raise _duplicate(self.info, self.rivals)
@@ -69,9 +69,9 @@ def _installed(group: str) -> Iterator[Candidate]:
         metadata: Any = distribution.metadata if distribution is not None else {}
         info = PluginInfo(
             name=entry.name,
-            distribution=metadata["Name"] if "Name" in metadata else "",
-            version=metadata["Version"] if "Version" in metadata else "",
-            summary=metadata["Summary"] if "Summary" in metadata else "",
+            distribution=metadata.get("Name", ""),
+            version=metadata.get("Version", ""),
+            summary=metadata.get("Summary", ""),
             where=entry.value,
         )
         yield Candidate(info, entry, distribution)

@@ -48,7 +48,9 @@ class World:
                 remedy="unset them, or start through a launcher",
             ) from error
         if not 0 <= rank < size:
-            raise UsageError(f"RANK={rank} does not fit WORLD_SIZE={size}", remedy="unset both, or start through a launcher")
+            raise UsageError(
+                f"RANK={rank} does not fit WORLD_SIZE={size}", remedy="unset both, or start through a launcher"
+            )
         return cls(rank, size, local_rank, local_size)
 
     @property
@@ -63,7 +65,7 @@ def choose_device(world: World) -> torch.device:
 
     if not torch.accelerator.is_available():
         return torch.device("cpu")
-    device = torch.device(torch.accelerator.current_accelerator().type, world.local_rank)  # type: ignore[union-attr]
+    device = torch.device(torch.accelerator.current_accelerator().type, world.local_rank)
     torch.accelerator.set_device_index(world.local_rank)
     return device
 

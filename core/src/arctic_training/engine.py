@@ -1,7 +1,7 @@
 """The engine stage: what runs backward and the optimizer step, and core's own for one process.
 
-Precision is the same in every engine: arithmetic in the recipe's ``model.dtype`` over fp32 master weights and fp32 optimizer
-state.
+Precision is the same in every engine: arithmetic in the recipe's ``model.dtype`` over fp32 master weights and fp32
+optimizer state.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ class EngineConfig(ComponentConfig):
 
     type: str = key(
         "auto",
-        doc="auto takes deepspeed when there is an accelerator, more than one rank, a `deepspeed:` section or a `deepspeed` "
-        "checkpoint, else torch; the run's header says which and why.",
+        doc="auto takes deepspeed when there is an accelerator, more than one rank, a `deepspeed:` section or a "
+        "`deepspeed` checkpoint, else torch; the run's header says which and why.",
     )
 
 
 class StepResult(NamedTuple):
-    """What an optimizer step came to: whether it was applied, and the gradient norm before clipping (L2, all parameters)."""
+    """What an optimizer step came to: whether it was applied, and the gradient norm before clipping (L2, all
+    parameters)."""
 
     applied: bool
     grad_norm: float
@@ -53,7 +54,7 @@ class Engine(Component):
     @classmethod
     def prepare_process(cls, run: Any) -> None:
         """Set up what must stand before the process group is joined. Nothing by default."""
-        return None
+        return
 
     @abstractmethod
     def prepare(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
@@ -64,8 +65,8 @@ class Engine(Component):
         """Add the gradients of one micro-batch.
 
         Args:
-            loss: scalar, this rank's loss sum divided by the weight of the whole global batch: gradients are to be summed
-                over micro-batches and ranks, never averaged.
+            loss: scalar, this rank's loss sum divided by the weight of the whole global batch: gradients are to be
+                summed over micro-batches and ranks, never averaged.
         """
 
     @abstractmethod

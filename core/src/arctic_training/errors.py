@@ -6,6 +6,7 @@ An error says what is wrong, where it is, and what to do about it; its class dec
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import attrs
 
@@ -31,7 +32,9 @@ class ArcticError(Exception):
         head = f"{self.where}: {self.message}" if self.where else self.message
         return f"{head}\n  {self.remedy}" if self.remedy else head
 
-    def __reduce__(self):  # exceptions with keyword arguments do not pickle by themselves; ranks and workers send them
+    def __reduce__(
+        self,
+    ) -> tuple[Any, ...]:  # exceptions with keyword arguments do not pickle by themselves; ranks and workers send them
         return _rebuild, (type(self), self.__dict__.copy())
 
 

@@ -1,9 +1,9 @@
 """Every hook of Arctic, in the order in which a run calls them: the framework's table of contents.
 
-``register_`` fills a registrar. ``build_`` makes one object, ``load_`` and ``prepare_`` transform, ``should_`` answers True,
-False or None for no opinion: for these the first answer that is not None wins, and core's own implementation comes last.
-``before_``, ``after_``, ``_start`` and ``_end`` observe: every implementation is called. To change what a build hook makes,
-write a hookimpl with ``wrapper=True``, call ``result = yield`` and return what shall take its place.
+``register_`` fills a registrar. ``build_`` makes one object, ``load_`` and ``prepare_`` transform, ``should_`` answers
+True, False or None for no opinion: for these the first answer that is not None wins, and core's own implementation
+comes last. ``before_``, ``after_``, ``_start`` and ``_end`` observe: every implementation is called. To change what a
+build hook makes, write a hookimpl with ``wrapper=True``, call ``result = yield`` and return what shall take its place.
 
 Unless a docstring says otherwise, a hook runs on every rank, may be wrapped, and exists since version 0.1.
 """
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from arctic_training.checkpoint import CheckpointConfig, CheckpointEngine
     from arctic_training.config import Config
-    from arctic_training.data import DataConfig, DataLoader, Rows, SourceConfig
+    from arctic_training.data import DataConfig, Rows, SourceConfig
+    from arctic_training.dataloader import DataLoader
     from arctic_training.engine import Engine
     from arctic_training.loss import Loss, LossConfig
     from arctic_training.model import ModelConfig
@@ -44,7 +45,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 def arctic_register_components(components: Components) -> None:
     """Name the components that this plugin offers.
 
-    Called once for each plugin, as soon as it is registered, in every process, before any recipe is read. Import nothing
+    Called once for each plugin, as soon as it is registered, in every process, before any recipe is read. Import
+    nothing
     heavy here: a target is text, ``"package.module:Class"``, imported when a recipe selects it. Cannot be wrapped.
 
     Args:
@@ -53,7 +55,7 @@ def arctic_register_components(components: Components) -> None:
 
 
 @hookspec
-def arctic_register_config_sections() -> dict[str, type[Config]]:
+def arctic_register_config_sections() -> dict[str, type[Config]] | None:
     """Bring sections of your own to the top level of the recipe.
 
     Called while a recipe is resolved, also by ``arctic validate``. Every implementation is called.
@@ -68,8 +70,8 @@ def arctic_register_config_sections() -> dict[str, type[Config]]:
 def arctic_configure(run: Run) -> None:
     """Prepare for this run.
 
-    Called once after the recipe is resolved and the run directory exists, before data is prepared and before the process
-    group is joined. Every implementation is called.
+    Called once after the recipe is resolved and the run directory exists, before data is prepared and before the
+    process group is joined. Every implementation is called.
 
     Args:
         run: the run, with its config, plugins, directory and world.

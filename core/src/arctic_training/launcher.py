@@ -30,8 +30,8 @@ class Launcher(Component):
     def launch(self, worker: str, worker_arguments: Sequence[str], launcher_arguments: Sequence[str]) -> int:
         """Start the ranks and wait for them.
 
-        Each rank is ``python worker *worker_arguments`` with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in
-        its environment. However this process ends, no rank survives it.
+        Each rank is ``python worker *worker_arguments`` with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT
+        in its environment. However this process ends, no rank survives it.
 
         Args:
             worker: path of the worker's Python file.

@@ -1,7 +1,8 @@
 """The loss stage: the contract that every objective keeps, and cross entropy.
 
-One optimizer step on the same rows must be the same for every split into ranks, accumulation steps, micro-batches and packs.
-So no mean is ever averaged: a loss is a sum with a weight, and the loop divides by the weight of the whole global batch.
+One optimizer step on the same rows must be the same for every split into ranks, accumulation steps, micro-batches and
+packs. So no mean is ever averaged: a loss is a sum with a weight, and the loop divides by the weight of the whole
+global batch.
 
 Shapes: B rows, L tokens, V words.
 """
@@ -81,5 +82,6 @@ def cross_entropy(model: Any, batch: dict[str, torch.Tensor]) -> LossSum:
 
 
 def trained_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Number of trained tokens in a micro-batch, a scalar: labels that are set, the first of each row never predicted."""
+    """Number of trained tokens in a micro-batch, a scalar: labels that are set, the first of each row never
+    predicted."""
     return (batch["labels"][:, 1:] != IGNORE_INDEX).sum()

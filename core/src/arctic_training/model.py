@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from arctic_huggingface.model import HFModelFactory as HFModelFactory
 
 Dtype = Literal[
-    "bf16", "bfloat16", "torch.bfloat16", "fp16", "float16", "half", "torch.float16", "fp32", "float32", "float", "torch.float32"
+    "bf16",
+    "bfloat16",
+    "torch.bfloat16",
+    "fp16",
+    "float16",
+    "half",
+    "torch.float16",
+    "fp32",
+    "float32",
+    "float",
+    "torch.float32",
 ]
 """Names of precisions; several mean the same."""
 
@@ -26,8 +36,8 @@ class ModelConfig(ComponentConfig):
     name_or_path: str = key(doc="Name on the hub, or folder, of the model.")
     dtype: Dtype = key(
         "bf16",
-        doc="Precision of the arithmetic: bf16, fp16 or fp32, by any of their usual names. Master weights and optimizer "
-        "state are fp32 in every case.",
+        doc="Precision of the arithmetic: bf16, fp16 or fp32, by any of their usual names. Master weights and "
+        "optimizer state are fp32 in every case.",
     )
     save_name: str | None = key(None, doc="Name that exported models carry in their configuration.")
 

@@ -94,7 +94,7 @@ def _wrapped(
     try:
         try:
             result = yield
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed on, whatever it is
             generator.throw(error)
         else:
             generator.send(result)

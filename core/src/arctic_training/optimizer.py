@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from arctic_training.component import Component
@@ -19,7 +20,7 @@ class OptimizerConfig(ComponentConfig):
     weight_decay: float = key(0.1, ge=0, doc="Decoupled weight decay; none on biases and on vectors such as norms.")
     betas: tuple[float, float] = key((0.9, 0.999), doc="Decay rates of Adam's two running means.")
 
-    def check(self):
+    def check(self) -> Iterator[tuple[str, str]]:
         if not all(0 <= beta < 1 for beta in self.betas):
             yield "betas", f"each must be at least 0 and below 1, not {list(self.betas)}"
 

@@ -1,7 +1,7 @@
 """``key=value`` overrides of a recipe, as they are given on the command line.
 
-The value is read as YAML and, like every value of a recipe, typed later by the key it sets; for a key that holds text the
-characters count as they were typed.
+The value is read as YAML and, like every value of a recipe, typed later by the key it sets; for a key that holds text
+the characters count as they were typed.
 """
 
 from __future__ import annotations

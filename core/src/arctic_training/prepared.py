@@ -1,7 +1,7 @@
 """Prepared rows on disk: what data preparation writes once and every rank reads without loading it.
 
-Each column is one flat array of numbers and one of offsets, memory-mapped, so a row costs two array slices and the resident
-memory of a rank does not grow with the data.
+Each column is one flat array of numbers and one of offsets, memory-mapped, so a row costs two array slices and the
+resident memory of a rank does not grow with the data.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PreparedRows(Sequence[dict[str, Any]]):
             for name, (values, offsets) in self.columns.items()
         }
 
-    def __reduce__(self):  # workers map the files again instead of receiving their content
+    def __reduce__(self) -> tuple[Any, ...]:  # workers map the files again instead of receiving their content
         return PreparedRows, (self.path,)
 
     def lengths(self, column: str = "input_ids") -> np.ndarray:

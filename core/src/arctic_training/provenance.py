@@ -99,7 +99,7 @@ def add_note(error: BaseException, note: str) -> None:
     """Attach a note to an exception as ``BaseException.add_note`` does, on Python 3.10 too."""
     notes = getattr(error, "__notes__", None)
     if notes is None:
-        error.__notes__ = notes = []  # type: ignore[attr-defined]
+        error.__notes__ = notes = []
     notes.append(note)
 
 

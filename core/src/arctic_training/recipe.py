@@ -1,6 +1,7 @@
 """Recipes: YAML files (or mappings) that say what to train, read with the place of every key.
 
-Reading is pure: it opens the recipe and what it extends, and nothing else. What the keys mean is decided in ``resolve.py``.
+Reading is pure: it opens the recipe and what it extends, and nothing else. What the keys mean is decided in
+``resolve.py``.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     """Read a recipe from a YAML file or a mapping, with what it ``extends``, and apply ``key=value`` overrides.
 
     Raises:
-        RecipeError: the file cannot be read, is no YAML, gives a key twice, extends itself, or an override does not fit.
+        RecipeError: the file cannot be read, is no YAML, gives a key twice, extends itself, or an override does not
+            fit.
     """
     if isinstance(source, Mapping):
         path = None

@@ -224,7 +224,7 @@ class Registry:
         known = KNOWN_COMPONENTS.get((kind, name))
         if known:
             return UnknownComponent(f"{message}; it comes with {known}", remedy=f"pip install {known}")
-        owner, separator, plain = name.rpartition(":")
+        _, separator, plain = name.rpartition(":")
         offers = self._entries[kind].get(plain, []) if separator else []
         hint = f"; {plain!r} is offered by {_sources(offers)}" if offers else did_you_mean(name, self._entries[kind])
         available = ", ".join(self.names(kind)) or "none"

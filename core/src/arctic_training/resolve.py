@@ -42,9 +42,9 @@ AUTOMATIC_KINDS = ("engine", "checkpoint")
 def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> TrainerConfig:
     """Structure a recipe into the configuration of its trainer.
 
-    The result remembers, besides its keys: ``recipe``, ``plugin_manager``, ``trainer_class``, ``warnings`` (lines for the
-    user), ``sections`` (what plugins contributed) and ``loaded_code`` (the recipe's Python file). Each section with a ``type``
-    remembers its ``component``.
+    The result remembers, besides its keys: ``recipe``, ``plugin_manager``, ``trainer_class``, ``warnings`` (lines for
+    the user), ``sections`` (what plugins contributed) and ``loaded_code`` (the recipe's Python file). Each section
+    with a ``type`` remembers its ``component``.
 
     Args:
         recipe: what ``load_recipe`` read.
@@ -230,8 +230,8 @@ def _contributed(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The sections of plugins, structured, and the rest of the recipe.
 
-    A section whose keys another library defines (``FreeConfig``) may share its name with a key of the trainer. Such a key is
-    refused when it holds anything and no plugin is there to check it.
+    A section whose keys another library defines (``FreeConfig``) may share its name with a key of the trainer. Such a
+    key is refused when it holds anything and no plugin is there to check it.
     """
     own_keys = {info.name for info in keys_of(trainer_config)}
     rest = dict(recipe.data)

@@ -41,8 +41,8 @@ class Run:
         config: what ``get_config`` gave.
         trainer: a trainer made by hand; by default ``arctic_build_trainer`` makes one.
 
-    Attributes: ``config``, ``plugins``, ``hook``, ``world``, ``device``, ``run_dir``, ``trainer``, ``rows`` (prepared rows by
-    split), ``engine_class`` and ``engine_reason``, ``log`` (this rank's logger), ``log_path``.
+    Attributes: ``config``, ``plugins``, ``hook``, ``world``, ``device``, ``run_dir``, ``trainer``, ``rows`` (prepared
+    rows by split), ``engine_class`` and ``engine_reason``, ``log`` (this rank's logger), ``log_path``.
     """
 
     device: torch.device
@@ -120,13 +120,9 @@ class Run:
     def prepare_data(self) -> None:
         """Build what preparation needs, and prepare; no process group exists yet, so nobody can time out on it."""
         trainer = self.trainer
-        self.model_config = self.plugins.ask(
-            "arctic_build_model_config", object, config=self.config.model, run=self
-        )
-        trainer.tokenizer = self.plugins.ask(
-            "arctic_build_tokenizer", object, config=self.config.tokenizer, run=self
-        )
-        self.model_max_length = self.component("model").max_length(self.model_config)  # type: ignore[attr-defined]
+        self.model_config = self.plugins.ask("arctic_build_model_config", object, config=self.config.model, run=self)
+        trainer.tokenizer = self.plugins.ask("arctic_build_tokenizer", object, config=self.config.tokenizer, run=self)
+        self.model_max_length = self.component("model").max_length(self.model_config)
         for split in ("train", "eval") if self.config.data.evaluates else ("train",):
             self.rows[split] = prepared_rows(self, split)
             self._say_rows(split)
@@ -159,7 +155,9 @@ class Run:
                 "the training rows do not fill one optimizer step",
                 remedy="lower micro_batch_size or gradient_accumulation_steps, or set data.drop_last: false",
             )
-        model = ask("arctic_build_model", torch.nn.Module, model_config=self.model_config, config=config.model, run=self)
+        model = ask(
+            "arctic_build_model", torch.nn.Module, model_config=self.model_config, config=config.model, run=self
+        )
         trainer.model = trainer.model_unwrapped = model
         trainer.loss_function = ask("arctic_build_loss", callable, config=config.loss, run=self)
         optimizer = ask("arctic_build_optimizer", torch.optim.Optimizer, model=model, config=config.optimizer, run=self)
@@ -170,12 +168,13 @@ class Run:
         trainer.engine = engine
         trainer.model, trainer.model_unwrapped = engine.model, engine.model_unwrapped
         trainer.checkpoint_engines = [
-            ask("arctic_build_checkpoint_engine", CheckpointEngine, config=entry, run=self) for entry in config.checkpoint
+            ask("arctic_build_checkpoint_engine", CheckpointEngine, config=entry, run=self)
+            for entry in config.checkpoint
         ]
         self.num_parameters = sum(
             getattr(parameter, "ds_numel", parameter.numel()) for parameter in trainer.model_unwrapped.parameters()
         )
-        self.say(f"model: {self.num_parameters / 1e6:,.1f} M parameters, {config.model.precision}")  # type: ignore[attr-defined]
+        self.say(f"model: {self.num_parameters / 1e6:,.1f} M parameters, {config.model.precision}")
         # Dropout differs between ranks; weights do not, since they were made with the common seed.
         seed_everything(config.seed + self.world.rank)
 
@@ -302,7 +301,7 @@ class Run:
             reason = "one process without an accelerator"
         elif name == "torch":
             reason = f"{reason}, and no deepspeed engine is installed"
-        engine_class = registry.get("engine", name)
+        engine_class: Any = registry.get("engine", name)
         engine_config = engine_class.config_class()(type=name)
         return engine_class, engine_config, reason
 
@@ -339,4 +338,3 @@ class Run:
 
         parts = [self.fingerprint, dump(self.config), self.code.sha256 if self.code else ""]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
-

@@ -1,4 +1,5 @@
-"""What a run leaves behind in its directory: the resolved recipe, what it ran with, its logs, and the cause of its end."""
+"""What a run leaves behind in its directory: the resolved recipe, what it ran with, its logs, and the cause of its
+end."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ RECORDED_VERSIONS = ("torch", "transformers", "datasets", "deepspeed", "tokenize
 
 
 def choose_run_dir(config: TrainerConfig) -> Path:
-    """The directory of a run: the recipe's ``run_dir``, the launcher's ARCTIC_RUN_DIR, or a new one named by recipe and time.
+    """The directory of a run: the recipe's ``run_dir``, the launcher's ARCTIC_RUN_DIR, or a new one named by recipe
+    and time.
 
     Ranks that somebody else's launcher started agree on a name without talking: they take the job's number.
     """
@@ -50,7 +52,8 @@ def choose_run_dir(config: TrainerConfig) -> Path:
 
 
 def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]:
-    """This rank's logger and log file. Warnings of all libraries go to both, Arctic's own lines to the file in any case.
+    """This rank's logger and log file. Warnings of all libraries go to both, Arctic's own lines to the file in any
+    case.
 
     Returns:
         The logger, and the path of the log file.
@@ -131,7 +134,9 @@ def _version(name: str) -> str | None:
 
 def _git_state(directory: Path) -> dict[str, Any] | None:
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10, check=True
+        )
         return done.stdout.strip()
 
     try:

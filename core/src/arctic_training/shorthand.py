@@ -21,7 +21,7 @@ def source_from_shorthand(value: Any, place: Place) -> dict[str, Any]:
         ValueError: it is no text of this form.
     """
     if not isinstance(value, str):
-        raise ValueError("expected a name, 'name:split[slice]' or a mapping")  # noqa: TRY004 - the caller adds what was found
+        raise ValueError("expected a name, 'name:split[slice]' or a mapping")
     name, split = _name_and_split(value.strip())
     entry: dict[str, Any] = {"type": name} if name in place.names else {"name_or_path": name}
     if split:

@@ -15,8 +15,8 @@ Metrics = dict[str, Any]
 class TrainState:
     """Where training stands. The same on every rank.
 
-    ``step`` counts optimizer steps taken, ``epoch`` starts at 0, ``step_in_epoch`` counts steps taken of this epoch. Rows
-    consumed follow from them, since the order of rows is a function of seed, epoch and position.
+    ``step`` counts optimizer steps taken, ``epoch`` starts at 0, ``step_in_epoch`` counts steps taken of this epoch.
+    Rows consumed follow from them, since the order of rows is a function of seed, epoch and position.
     """
 
     step: int = 0
@@ -53,10 +53,10 @@ def random_state() -> dict[str, Any]:
     import numpy as np
     import torch
 
-    numpy_state = np.random.get_state()
+    name, keys, *rest = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": (numpy_state[0], torch.from_numpy(numpy_state[1].astype(np.int64)), *numpy_state[2:]),  # type: ignore[union-attr]
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

@@ -7,7 +7,7 @@ noted with its path, and the next key is looked at.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, Union, get_args, get_origin
@@ -355,7 +355,7 @@ class Structurer:
         return getattr(self, method) if method else None
 
     @contextmanager
-    def _at(self, path: tuple):
+    def _at(self, path: tuple) -> Iterator[None]:
         outer, self._path = self._path, path
         try:
             yield

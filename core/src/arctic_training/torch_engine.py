@@ -1,7 +1,7 @@
 """Core's own engine: plain torch in one process.
 
-A bf16 or fp16 model trains over fp32 master weights: the optimizer holds fp32 copies, gradients are added up in fp32 as each
-micro-batch's backward reaches a parameter, and after a step the copies are rounded back into the model.
+A bf16 or fp16 model trains over fp32 master weights: the optimizer holds fp32 copies, gradients are added up in fp32
+as each micro-batch's backward reaches a parameter, and after a step the copies are rounded back into the model.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class TorchEngine(Engine):
 
         def add_up(parameter: torch.nn.Parameter) -> None:
             master = self.master_of[parameter]
-            gradient = parameter.grad.float()  # type: ignore[union-attr]
+            gradient = parameter.grad.float()
             master.grad = gradient if master.grad is None else master.grad.add_(gradient)
             parameter.grad = None
 

@@ -1,7 +1,7 @@
 """The training loop, read from top to bottom: train, epoch, step, loss.
 
-One optimizer step on the same rows is the same step for every split into ranks, accumulation steps, micro-batches and packs:
-each loss is a sum, divided by the number of trained tokens of the whole global batch.
+One optimizer step on the same rows is the same step for every split into ranks, accumulation steps, micro-batches and
+packs: each loss is a sum, divided by the number of trained tokens of the whole global batch.
 """
 
 from __future__ import annotations
@@ -237,7 +237,9 @@ class Trainer(Component):
         switch = self.run.kill_switch_path
         if any_rank(self.global_rank == 0 and switch.exists(), self.device):
             self.run.event("stopped", step=step, reason=f"kill switch {switch}")
-            raise TrainingStopped(f"the kill switch {switch} stopped training after step {step}", remedy="delete the file")
+            raise TrainingStopped(
+                f"the kill switch {switch} stopped training after step {step}", remedy="delete the file"
+            )
 
     def end(self) -> None:
         """What follows the last step: the last evaluation and checkpoints."""
@@ -252,7 +254,7 @@ class Trainer(Component):
     def _check_weight(self, counted: float, weight: float) -> None:
         if abs(weight - counted) > 1e-6 * max(weight, counted):
             raise ArcticError(
-                f"the loss says that it sums over {weight:g} units, and {type(self).__name__}.loss_weight counts {counted:g}",
+                f"the loss says that it sums over {weight:g} units; loss_weight of {self.name!r} counts {counted:g}",
                 remedy="override loss_weight(batch) to count what loss sums over: both normalise the step",
             )
 
@@ -262,7 +264,7 @@ class Trainer(Component):
 
         if math.isfinite(loss) and result.applied:
             return
-        if self.config.model.precision == "fp16" and math.isfinite(loss):  # type: ignore[attr-defined]
+        if self.config.model.precision == "fp16" and math.isfinite(loss):
             self.run.event("skipped_step", step=step, grad_norm=result.grad_norm, reason="loss scale")
             return
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {result.grad_norm}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from arctic_training.checkpoint import CheckpointConfig
 from arctic_training.callback import CallbackConfig
+from arctic_training.checkpoint import CheckpointConfig
 from arctic_training.config import ComponentConfig, Config, key
 from arctic_training.data import DataConfig
 from arctic_training.engine import EngineConfig
@@ -33,7 +34,9 @@ class LoggerConfig(Config):
 
 
 class WandbConfig(Config):
-    enable: bool = key(False, later="Weights & Biases tracking (arctic-plugin-wandb)", doc="Send metrics to Weights & Biases.")
+    enable: bool = key(
+        False, later="Weights & Biases tracking (arctic-plugin-wandb)", doc="Send metrics to Weights & Biases."
+    )
     entity: str | None = key(None, doc="User or team that the run belongs to.")
     project: str | None = key("arctic-training", doc="Project that the run belongs to.")
     name: str | None = key(None, doc="Name of the run.")
@@ -73,7 +76,9 @@ class TrainerConfig(ComponentConfig):
     exit_iteration: int = key(0, ge=0, doc="End training at this optimizer step; 0 for no limit.")
     exit_iteration_this_run: int = key(0, ge=0, doc="Stop after this many steps of this process; a resume goes on.")
     overfit_first_batch: bool = key(False, doc="Train on the first batch again and again.")
-    eval_interval: int = key(0, ge=0, doc="Optimizer steps between evaluations; given exactly when there is data for it.")
+    eval_interval: int = key(
+        0, ge=0, doc="Optimizer steps between evaluations; given exactly when there is data for it."
+    )
     evaluate_at_start: bool = key(False, doc="Evaluate before the first step too.")
     eval_log_iter_interval: int = key(1, ge=0, doc="Print every so many-th evaluation; 0 for none.")
     loss_log_interval: int = key(1, ge=0, doc="Steps between two printed losses; 0 for none.")
@@ -87,7 +92,9 @@ class TrainerConfig(ComponentConfig):
 
     sequence_parallel_size: int = key(1, ge=1, later=SEQUENCE_PARALLEL, doc="Ranks that share one sequence.")
     expert_parallel_size: int = key(1, ge=1, later=EXPERT_PARALLEL, doc="Ranks that share one set of experts.")
-    arctic_moe: bool | Literal["auto"] = key(False, later=EXPERT_PARALLEL, doc="Use Arctic's mixture-of-experts layers.")
+    arctic_moe: bool | Literal["auto"] = key(
+        False, later=EXPERT_PARALLEL, doc="Use Arctic's mixture-of-experts layers."
+    )
     enable_arctic_moe_custom_optimization: bool = key(False, later=EXPERT_PARALLEL, doc="Kernels for those layers.")
     enable_routing_replay: bool = key(False, later=EXPERT_PARALLEL, doc="Route tokens in backward as in forward.")
     activation_checkpoint_cpu_offload: bool = key(
@@ -112,7 +119,7 @@ class TrainerConfig(ComponentConfig):
     logger: LoggerConfig = key(factory=LoggerConfig, doc="Log files and printing.")
     wandb: WandbConfig = key(factory=WandbConfig, doc="Weights & Biases.")
 
-    def check(self):
+    def check(self) -> Iterator[tuple[str, str]]:
         if self.data.evaluates and not self.eval_interval:
             yield "eval_interval", "must be given, since there is evaluation data"
         if self.eval_interval and not self.data.evaluates:

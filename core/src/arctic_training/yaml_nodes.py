@@ -1,7 +1,7 @@
 """A recipe as a tree whose every key and value knows where it was written.
 
-YAML 1.2 is read with ruamel's parser; scalars are made here, so that duplicate keys, foreign tags and endless aliases are
-refused with their places. Nothing here knows what a key means.
+YAML 1.2 is read with ruamel's parser; scalars are made here, so that duplicate keys, foreign tags and endless aliases
+are refused with their places. Nothing here knows what a key means.
 """
 
 from __future__ import annotations

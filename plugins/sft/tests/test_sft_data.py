@@ -160,7 +160,7 @@ def test_over_long_rows_are_cut_and_counted_when_they_are_not_filtered(make_fact
 
 def test_over_long_rows_are_an_error_when_packing_without_filter(make_factory):
     factory = make_factory(max_length=8, filter_samples=False, pack_samples=True)
-    with pytest.raises(DataError, match="row 1 has 12 tokens and a pack holds 8.*2 rows are too long") as caught:
+    with pytest.raises(DataError, match=r"row 1 has 12 tokens and a pack holds 8.*2 rows are too long") as caught:
         factory.finish(rows(3, 12, 9))
     assert "filter_samples: true" in caught.value.remedy
 

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-
 HEAVY = ("torch", "transformers", "datasets", "numpy", "deepspeed", "tokenizers", "jinja2")
 
 

@@ -29,7 +29,7 @@ _NAMES = {
     "SchedulerFactoryContract": "arctic_training.testing.contracts.stages",
 }
 
-__all__ = sorted(_NAMES)  # noqa: PLE0605
+__all__ = sorted(_NAMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -72,7 +72,7 @@ class TinySource(DataSource):
     config: TinySourceConfig
 
     def load(self, config: TinySourceConfig, split: str) -> Rows:  # type: ignore[override]
-        numbers = "eins zwei drei vier fuenf sechs sieben acht neun zehn".split()
+        numbers = ["eins", "zwei", "drei", "vier", "fuenf", "sechs", "sieben", "acht", "neun", "zehn"]
         counted = [" ".join(numbers[: 1 + row % 10]) for row in range(64)]
         return [{"text": text} for text in config.texts or counted]
 
@@ -102,7 +102,10 @@ class TinyDataFactory(DataFactory):
         import torch
 
         length = max(len(row["input_ids"]) for row in rows)
-        batch = {"input_ids": torch.full((len(rows), length), PAD), "labels": torch.full((len(rows), length), IGNORE_INDEX)}
+        batch = {
+            "input_ids": torch.full((len(rows), length), PAD),
+            "labels": torch.full((len(rows), length), IGNORE_INDEX),
+        }
         for number, row in enumerate(rows):
             for name, tensor in batch.items():
                 tensor[number, : len(row[name])] = torch.as_tensor(row[name])

@@ -5,7 +5,7 @@ Shapes: B rows of a micro-batch, L tokens of the longest, padded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from arctic_sft.chat import ChatEncoder
@@ -50,7 +50,7 @@ class SFTDataConfig(DataConfig):
         False, doc="Repeat training rows that together are shorter than max_length as often as they fit into one pack."
     )
 
-    def check(self):
+    def check(self) -> Iterator[tuple[str, str]]:
         yield from super().check()
         if not self.pack_samples:
             for name in ("always_max_length", "drop_last", "fuse_positions_prob", "repeat_to_pack_max_length"):
@@ -128,7 +128,7 @@ class SFTDataFactory(DataFactory):
 
         length = self._padded_length(max(len(row["input_ids"]) for row in rows))
         fill = {"input_ids": self._pad_id(), "labels": IGNORE_INDEX}
-        batch = {name: np.full((len(rows), length), value, np.int64) for name, value in fill.items()}
+        batch: dict[str, Any] = {name: np.full((len(rows), length), value, np.int64) for name, value in fill.items()}
         if POSITIONS in rows[0]:
             batch[POSITIONS] = np.empty((len(rows), length), np.int64)
         for number, row in enumerate(rows):
