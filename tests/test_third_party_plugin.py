@@ -94,13 +94,13 @@ def trained(installed, examples):
         "-m",
         "arctic_cli",
         "run",
-        "recipe.yaml",
+        "examples/third-party-plugin/recipe.yaml",
         f"train_iters={STEPS}",
         "run_dir=this-run",
-        cwd=examples / "third-party-plugin",
+        cwd=examples.parent,
         ARCTIC_TRACE_PLUGINS="1",
     )
-    return examples / "third-party-plugin/this-run", done.stderr
+    return examples.parent / "this-run", done.stderr
 
 
 def test_installing_adds_one_line_to_the_list_and_changes_no_other(installed, without_plugin):
@@ -156,8 +156,8 @@ def test_uninstalling_leaves_everything_as_it_was(installed, without_plugin, exa
     plugins, distributions = without_plugin
     assert installed.plugins() == plugins
     assert installed.distributions() == distributions
-    words = ("-m", "arctic_cli", "run", "recipe.yaml", "plugins.require=[]")
-    refused = installed(*words, cwd=examples / "third-party-plugin", exit_code=2)
+    words = ("-m", "arctic_cli", "run", "examples/third-party-plugin/recipe.yaml", "plugins.require=[]")
+    refused = installed(*words, cwd=examples.parent, exit_code=2)
     assert "there is no trainer 'focal'" in refused.stderr
 
 

@@ -1,8 +1,8 @@
 """The story of `custom-trainer` without a recipe file: the recipe is a dict, and Python starts the training.
 
 Needs: the quickstart's files beside this folder; no network, no GPU, under a minute on two cores.
-Run:      python train.py
-Override: python train.py optimizer.lr=3e-4
+Run from the repository's root:    python examples/python-api/train.py
+Override any key, for example:     python examples/python-api/train.py optimizer.lr=3e-4
 """
 
 import sys
@@ -11,7 +11,8 @@ from pathlib import Path
 from arctic_training import SFTTrainer, get_config, register
 from arctic_training.model import HFModelFactory
 
-QUICKSTART = Path(__file__).resolve().parent.parent / "quickstart"
+HERE = Path(__file__).resolve().parent
+QUICKSTART = HERE.parent / "quickstart"
 
 
 class CustomModelFactory(HFModelFactory):
@@ -55,7 +56,7 @@ if __name__ == "__main__":
         "optimizer": {"type": "adamw", "learning_rate": 1e-3},
         "micro_batch_size": 4,
         "train_iters": 40,
-        "checkpoint": [{"type": "huggingface", "save_end_of_training": True, "output_dir": "output"}],
+        "checkpoint": [{"type": "huggingface", "save_end_of_training": True, "output_dir": str(HERE / "output")}],
     }
     config = get_config(config_dict, sys.argv[1:])
     trainer = CustomTrainer(config)
