@@ -1,6 +1,6 @@
 """What everything that a recipe selects by its ``type`` has in common: a kind, a name, a config class, a run.
 
-Trainers, factories, engines, checkpoint engines, loggers and launchers are components; the ABC of each kind stands in
+Trainers, factories, engines, checkpoint engines, callbacks and launchers are components; the ABC of each kind stands in
 the module of its stage.
 """
 

@@ -34,7 +34,6 @@ KINDS = (
     "engine",
     "checkpoint",
     "callback",
-    "logger",
     "launcher",
 )
 
@@ -92,10 +91,6 @@ class Components:
     def callback(self, name: str, target: str | type) -> None:
         """Offer a callback."""
         self._registry.add("callback", name, target, self._plugin)
-
-    def logger(self, name: str, target: str | type) -> None:
-        """Offer a logger of metrics."""
-        self._registry.add("logger", name, target, self._plugin)
 
     def launcher(self, name: str, target: str | type) -> None:
         """Offer a launcher of ranks."""

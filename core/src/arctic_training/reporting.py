@@ -109,6 +109,14 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def human_count(count: int) -> str:
+    """``3.3 M``, ``41,280``."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count:,}"
+
+
 def shown_path(path: str | Path) -> str:
     """A path as short as it can be said from the working directory."""
     try:

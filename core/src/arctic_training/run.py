@@ -15,7 +15,7 @@ from arctic_training import checkpointing, distributed
 from arctic_training.data_cache import prepared_rows
 from arctic_training.distributed import World
 from arctic_training.errors import PluginError, UsageError
-from arctic_training.reporting import MetricsFile, Progress, shown_path
+from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
 from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
 from arctic_training.state import Metrics, seed_everything
 
@@ -174,7 +174,7 @@ class Run:
         self.num_parameters = sum(
             getattr(parameter, "ds_numel", parameter.numel()) for parameter in trainer.model_unwrapped.parameters()
         )
-        self.say(f"model: {self.num_parameters / 1e6:,.1f} M parameters, {config.model.precision}")
+        self.say(f"model: {human_count(self.num_parameters)} parameters, {config.model.precision}")
         # Dropout differs between ranks; weights do not, since they were made with the common seed.
         seed_everything(config.seed + self.world.rank)
 
