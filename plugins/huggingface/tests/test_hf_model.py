@@ -81,6 +81,67 @@ def test_an_override_that_the_architecture_does_not_know_is_refused_with_the_nea
     assert "num_hidden_layers" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"rope_theta": 5e5}, {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}),
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
+            {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e6},
+        ),
+        ({"rope_scaling": None}, {"rope_type": "default", "rope_theta": 1e6}),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}, {"rope_type": "default", "rope_theta": 7.0}),
+    ],
+)
+@pytest.mark.parametrize("older_file", [False, True])
+def test_rotary_settings_are_overridden_by_their_names_of_old_and_new(
+    make, tiny_config, tmp_path, overrides, expected, older_file
+):
+    tiny_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    if older_file:
+        del content["rope_parameters"]
+        content |= {"rope_theta": 1e6, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    else:
+        content["rope_parameters"] = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}
+    path.write_text(json.dumps(content))
+    config = make(HFModelFactory, name_or_path=str(tmp_path), hf_config_kwargs=overrides).create_config()
+    assert config.rope_parameters == expected
+
+
+def test_types_of_layers_follow_their_number(make, tmp_path):
+    from transformers import Qwen3Config
+
+    Qwen3Config(num_hidden_layers=4, use_sliding_window=True, max_window_layers=1).save_pretrained(tmp_path)
+    for number in (2, 6):
+        overrides = {"num_hidden_layers": number}
+        config = make(HFModelFactory, name_or_path=str(tmp_path), hf_config_kwargs=overrides).create_config()
+        assert config.num_hidden_layers == len(config.layer_types) == number
+        assert config.layer_types[0] == "full_attention"
+
+
+def test_overrides_reach_into_configurations_inside_and_are_checked_there(make, tmp_path):
+    from transformers import Gemma3Config
+
+    Gemma3Config().save_pretrained(tmp_path)
+
+    def created(**overrides):
+        return make(
+            HFModelFactory, name_or_path=str(tmp_path), hf_config_kwargs={"text_config": overrides}
+        ).create_config()
+
+    config = created(num_hidden_layers=2)
+    assert (config.text_config.num_hidden_layers, config.text_config.hidden_size) == (2, 2304)
+    with pytest.raises(RecipeError, match="Gemma3TextConfig has no key 'num_hiden_layers'"):
+        created(num_hiden_layers=2)
+
+
+def test_an_override_of_the_wrong_type_is_refused(build, model_dir):
+    with pytest.raises(RecipeError, match="hidden_size"):
+        build(name_or_path=str(model_dir), hf_config_kwargs={"hidden_size": "large"})
+
+
 def test_weights_that_are_missing_are_refused_by_name(build, model_dir, tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -67,6 +67,32 @@ def test_a_tokenizer_that_is_not_there_is_refused(factory):
         factory(name_or_path="nobody/nothing").create_tokenizer()
 
 
+@pytest.mark.parametrize(
+    ("model", "tokenizer", "expected"),
+    [
+        ({"revision": "v1", "trust_remote_code": True}, {}, {"revision": "v1", "trust_remote_code": True}),
+        (
+            {"revision": "v1", "trust_remote_code": True},
+            {"revision": "v2", "trust_remote_code": False},
+            {"revision": "v2", "trust_remote_code": False},
+        ),
+        ({"revision": "v1", "trust_remote_code": True}, {"name_or_path": "other"}, {"trust_remote_code": False}),
+    ],
+)
+def test_revision_and_trust_are_the_model_s_for_the_model_s_own_tokenizer(
+    make, make_tokenizer, monkeypatch, model, tokenizer, expected
+):
+    import transformers
+
+    asked = {}
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda name, **keys: asked.update(keys) or make_tokenizer()
+    )
+    make(HFModelFactory, name_or_path="nobody/model", **model)
+    make(HFTokenizerFactory, **tokenizer).create_tokenizer()
+    assert asked == expected
+
+
 def test_the_fingerprint_changes_with_template_special_tokens_and_vocabulary(factory, make_tokenizer, tmp_path):
     def fingerprint(**keys):
         chosen = factory(**keys)

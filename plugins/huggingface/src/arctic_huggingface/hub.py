@@ -69,7 +69,12 @@ def found(what: str, refused: Refusal, remedy: str = "the log has the whole of i
         refused: makes the error.
         remedy: what to do when it is there and cannot be used.
     """
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+        StrictDataclassError,
+    )
     from safetensors import SafetensorError
 
     def explained(reason: str, remedy: str) -> ArcticError:
@@ -100,7 +105,8 @@ def found(what: str, refused: Refusal, remedy: str = "the log has the whole of i
             ) from error
         if _is_offline(chain):
             raise explained(f"it is no local folder, and {_why_offline()}", _OFFLINE_REMEDY) from error
-        if isinstance(error, (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError)):
+        known = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError)
+        if isinstance(error, (*known, SafetensorError, StrictDataclassError)):
             raise explained(_first_line(error), remedy) from error
         raise
 
@@ -149,4 +155,6 @@ def _why_offline() -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].endswith(":"):  # what it announces stands in the next
+        return " ".join(lines[:2])
     return lines[0] if lines else type(error).__name__

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from arctic_huggingface.hub import found, local_path, progress_bars, refusal
+from arctic_huggingface.overrides import overridden, unknown_overrides
 from arctic_training.config import key
 from arctic_training.model import ModelConfig, ModelFactory
-from arctic_training.wording import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,13 +59,7 @@ class HFModelFactory(ModelFactory):
 
         with self._found():
             config = AutoConfig.from_pretrained(self._location(), **self._source())
-        overrides = self.config.hf_config_kwargs
-        if not overrides:
-            return config
-        self._refuse_unknown(overrides, config)
-        with self._found(OVERRIDES):
-            # Read again, since transformers derives some values from others when it makes a configuration.
-            return AutoConfig.from_pretrained(self._location(), **self._source(), **overrides)
+        return self._overridden(config) if self.config.hf_config_kwargs else config
 
     def create_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """The model in the recipe's precision, ready for training.
@@ -164,21 +157,13 @@ class HFModelFactory(ModelFactory):
                 "use sdpa or eager, which need nothing more than torch",
             ) from error
 
-    def _refuse_unknown(self, overrides: Mapping[str, Any], config: Any, path: str = OVERRIDES) -> None:
-        """A configuration takes any attribute in silence, so what it has by itself is what it knows."""
-        from transformers import PretrainedConfig
-
-        known = {name for name in {**config.to_dict(), **vars(config)} if not name.startswith("_")}
-        known |= set(config.attribute_map)
-        for name, value in overrides.items():
-            if name not in known:
-                raise refusal(self.run, f"{path}.{name}")(
-                    f"{type(config).__name__} has no key {name!r}",
-                    nearest(name, known) or f"its keys are {', '.join(sorted(known))}",
-                )
-            inner = getattr(config, name, None)
-            if isinstance(inner, PretrainedConfig) and isinstance(value, Mapping):
-                self._refuse_unknown(value, inner, f"{path}.{name}")
+    def _overridden(self, config: PretrainedConfig) -> PretrainedConfig:
+        overrides = self.config.hf_config_kwargs
+        for path, message, remedy in unknown_overrides(config, overrides):
+            raise refusal(self.run, ".".join((OVERRIDES, *path)))(message, remedy)
+        with self._found(OVERRIDES):
+            content, _ = type(config).get_config_dict(self._location(), **self._source())
+            return type(config).from_dict(overridden(config, content, overrides), name_or_path=self._location())
 
 
 def _some(names: list[str]) -> str:

@@ -21,7 +21,10 @@ class HFTokenizerConfig(TokenizerConfig):
     )
     tokenize_kwargs: dict[str, Any] = key(factory=dict, doc="Arguments for the tokenizer's constructor.")
     revision: str | None = key(None, doc="Branch, tag or commit on the hub; the model's when the name is the model's.")
-    trust_remote_code: bool = key(False, doc="Run the Python code that comes with the tokenizer.")
+    trust_remote_code: bool | None = key(
+        None,
+        doc="Run the Python code that comes with the tokenizer; the model's when the name is the model's, else false.",
+    )
 
 
 class HFTokenizerFactory(TokenizerFactory):
@@ -40,10 +43,11 @@ class HFTokenizerFactory(TokenizerFactory):
 
         model = self.run.config.model
         name = self.config.name_or_path or model.name_or_path
-        revision = self.config.revision
-        if revision is None and name == model.name_or_path:
-            revision = getattr(model, "revision", None)
-        arguments: dict[str, Any] = {"trust_remote_code": self.config.trust_remote_code, **self.config.tokenize_kwargs}
+        revision, trust = self.config.revision, self.config.trust_remote_code
+        if name == model.name_or_path:
+            revision = getattr(model, "revision", None) if revision is None else revision
+            trust = getattr(model, "trust_remote_code", False) if trust is None else trust
+        arguments: dict[str, Any] = {"trust_remote_code": bool(trust), **self.config.tokenize_kwargs}
         if revision:
             arguments["revision"] = revision
         refused = refusal(self.run, "tokenizer.name_or_path")
