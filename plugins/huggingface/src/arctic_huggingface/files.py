@@ -12,12 +12,15 @@ import json
 import mmap
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_training.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -271,20 +274,19 @@ def _read_parquet(paths: Sequence[Path]) -> Any:
             ) from error
 
 
-class quiet_datasets:
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
     """The datasets library without its progress bars, which would be mixed into the run's own lines."""
+    import datasets
 
-    def __enter__(self) -> None:
-        import datasets
-
-        self.were_off = datasets.utils.are_progress_bars_disabled()
-        datasets.disable_progress_bars()
-
-    def __exit__(self, *exception: object) -> None:
-        import datasets
-
-        if not self.were_off:
-            datasets.enable_progress_bars()
+    if datasets.utils.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 def _checked(row: Any, where: Any, index: int) -> dict[str, Any]:
