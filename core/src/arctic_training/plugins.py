@@ -166,8 +166,8 @@ class PluginManager(HookCalls):
         """Do what the recipe's ``plugins`` section says. What cannot be met goes to ``broken``.
 
         Args:
-            section: ``{require, block, order, use}``, or a list of what to use: a module by its import name, an
-                installed plugin that was not loaded yet by its own.
+            section: ``{require, block, order, use}``. What to use is a module by its import name, or an installed
+                plugin that was not loaded yet by its own.
         """
         settings = read_recipe_plugins(section)
         late = [name for name in settings.block if name not in self._block]

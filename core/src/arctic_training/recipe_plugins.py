@@ -1,4 +1,4 @@
-"""What a recipe says about plugins: ``plugins: {require, block, order, use}``, or a plain list of modules to use.
+"""What a recipe says about plugins: ``plugins: {require, block, order, use}``.
 
 Read leniently here, because plugins are loaded before the recipe is checked: a value of the wrong shape is left to the
 structuring of the recipe, which reports it with its line.
@@ -27,9 +27,9 @@ class RecipePlugins:
 
 def read_recipe_plugins(section: Any) -> RecipePlugins:
     """The recipe's ``plugins`` section, as far as it has the right shape."""
-    if isinstance(section, Mapping):
-        return RecipePlugins(**{name: _texts(section.get(name)) for name in ("require", "block", "order", "use")})
-    return RecipePlugins(use=_texts(section))
+    if not isinstance(section, Mapping):
+        return RecipePlugins()
+    return RecipePlugins(**{name: _texts(section.get(name)) for name in ("require", "block", "order", "use")})
 
 
 def unmet_requirements(required: Iterable[str], plugins: Sequence[PluginInfo]) -> list[Broken]:

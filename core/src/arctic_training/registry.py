@@ -254,7 +254,7 @@ def _load(entry: _Entry) -> type:
     if not (isinstance(loaded, type) and issubclass(loaded, Component)):
         problem = "is no class derived from Component"
     elif loaded.kind != entry.kind:
-        problem = f"is a {loaded.kind or 'component without a kind'}, not a {entry.kind}"
+        problem = f"is of the kind {loaded.kind or '(none)'}, not {entry.kind}"
     elif inspect.isabstract(loaded):
         problem = f"does not implement {', '.join(sorted(loaded.__abstractmethods__))}"
     if problem:
