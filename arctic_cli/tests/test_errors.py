@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from arctic_cli.errors import explain, guarded
+from arctic_cli.main import main
 from arctic_cli.options import Settings
 from arctic_training.errors import (
     ArcticError,
@@ -169,3 +170,10 @@ def test_errors_are_coloured_on_a_terminal_that_wants_it(monkeypatch, capsys):
     monkeypatch.setenv("NO_COLOR", "1")
     explain(DataError("no rows"), Settings())
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_arctic_alone_shows_its_help_and_calls_it_no_error(capsys):
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert "Usage: arctic" in captured.out + captured.err
+    assert "error:" not in captured.err

@@ -65,6 +65,8 @@ def _explained(error: BaseException) -> tuple[int, list[str]]:
     """The exit code of an error and the lines that explain it."""
     if isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
         return INTERRUPTED, ["interrupted"]
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # the message is the help
+        return error.exit_code, error.format_message().splitlines()
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = [f"  {context.command_path} --help shows what it takes"] if context else []

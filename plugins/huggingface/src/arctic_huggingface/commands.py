@@ -9,4 +9,4 @@ from arctic_training.hookspecs import hookimpl
 
 @hookimpl
 def arctic_register_commands(commands: Any) -> None:
-    commands.add("generate", "arctic_huggingface.generate:command", "text from a trained model")
+    commands.add("generate", "arctic_huggingface.generate:command", "Generate text with a trained model.")
