@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from arctic_training.hookspecs import hookimpl
+
 if TYPE_CHECKING:
     import torch
 
     from arctic_training.plugins import PluginManager
     from arctic_training.run import Run
+    from arctic_training.trainer import Trainer
 
 Recipe = dict[str, Any]
+
+
+class KeepsWeights:
+    """A plugin that keeps the weights that training ended with, while the engine can still give them whole."""
+
+    @hookimpl
+    def arctic_train_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        self.kept = trainer.run.last_weights = weights(trainer.run)  # type: ignore[attr-defined]
 
 
 class Contract:
@@ -35,6 +46,7 @@ class Contract:
         self, arctic_home: Path, plugin_manager: PluginManager, components: list[type]
     ) -> PluginManager:
         """The manager of this test, with ``components``."""
+        plugin_manager.register(KeepsWeights(), "weights kept by the contract")
         if components:
             plugin_manager.register_classes(components, "components of the contract")
         return plugin_manager
@@ -50,9 +62,14 @@ def figures(run: Run, name: str) -> list[float]:
     return [record[name] for record in run.metrics if record["kind"] == "train"]  # type: ignore[attr-defined]
 
 
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of a model's state."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    """A copy of the whole model, as the engine has it now."""
+    return {name: tensor.detach().clone() for name, tensor in run.trainer.engine.full_parameters()}
+
+
+def last_weights(run: Run) -> dict[str, torch.Tensor]:
+    """The whole model that a run of ``run_recipe`` ended with."""
+    return run.last_weights  # type: ignore[attr-defined]
 
 
 def differing(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:
