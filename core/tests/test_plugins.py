@@ -200,6 +200,10 @@ def test_the_environment_traces_each_hook_call_on_a_line(install: Install, capsy
         ("def broken(:\n    pass", "SyntaxError"),
         ("from arctic_training import hookimp", "ImportError"),
         ("", "implements no hook"),
+        (
+            LOSS_PLUGIN.format(name="bad", module="bad") + "arctic_build_loss.__signature__ = 3\n",
+            "cannot be registered",
+        ),
     ],
 )
 def test_a_plugin_that_fails_to_load_is_kept_as_broken_and_stops_no_other(
@@ -214,7 +218,8 @@ def test_a_plugin_that_fails_to_load_is_kept_as_broken_and_stops_no_other(
     assert "plugin 'bad' (arctic-test-bad 0.7)" in str(broken)
     assert told in str(broken)
     assert "\n" not in str(broken)
-    assert path.name.removesuffix(".py") in str(broken.error.where)
+    assert "bad" not in manager.registry.names("loss")
+    assert path.stem in str(broken.error.where) or "cannot be registered" in told
     with pytest.raises(PluginError) as caught:
         manager.refuse_broken()
     assert caught.value.exit_code == 3
@@ -280,6 +285,11 @@ def test_one_of_two_twins_loads_when_the_other_is_blocked_by_its_distribution(in
         assert statuses == {"arctic-test-one": "blocked", "arctic-test-two": "active"}
         assert not [broken for broken in manager.broken if broken.name == "twin"]
         assert manager.registry.provider("loss", "twin").distribution == "arctic-test-two"
+
+
+def test_an_installed_plugin_that_calls_itself_core_is_refused(install: Install) -> None:
+    install("core")
+    assert "plugin 'core' (arctic-core " in str(only_broken(managed(), "core"))
 
 
 def test_several_faults_are_told_at_once(install: Install) -> None:

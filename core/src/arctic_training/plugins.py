@@ -226,20 +226,30 @@ class PluginManager(HookCalls):
                 )
 
     def _load(self, candidate: Candidate) -> None:
+        """Load a plugin; whatever is wrong with it is kept, so that the others go on."""
         info = candidate.info
         self._infos.append(info)
         try:
-            self._admit(candidate.load(), info)
-            if not info.hooks:
-                self._forget(info)
-                raise PluginError(
-                    f"{info} implements no hook",
-                    where=info.where,
-                    remedy=f"mark its functions `@hookimpl`; or {info.repair}",
-                )
+            self._admit_found(candidate.load(), info)
         except PluginError as error:
             info.status, info.error = "broken", first_line(error.message)
             self._broken.append(Broken(info.name, info.distribution, info.version, error))
+
+    def _admit_found(self, plugin: Any, info: PluginInfo) -> None:
+        try:
+            self._admit(plugin, info)
+        except PluginError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"{info} cannot be registered: {describe_fault(error)}",
+                where=location_of_fault(error) or info.where,
+                remedy=info.repair,
+            ) from error
+        if not info.hooks:
+            self._forget(info)
+            remedy = f"mark its functions `@hookimpl`; or {info.repair}"
+            raise PluginError(f"{info} implements no hook", where=info.where, remedy=remedy)
 
     def _forget(self, info: PluginInfo) -> None:
         record = self._records.pop(info.name)

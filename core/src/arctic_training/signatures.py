@@ -7,6 +7,7 @@ no property fires and nothing lazy is imported.
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -184,7 +185,7 @@ def _check_arguments(implementation: Implementation, info: PluginInfo, specifica
     allowed = ", ".join(specification.arguments) or "none"
     remedy = f"it may take any of these, by name, without defaults: {allowed}"
     hook, where = implementation.hook, implementation.where
-    parameters = inspect.signature(implementation.function).parameters.values()
+    parameters = _signature(implementation.function).parameters.values()
     for parameter in parameters:
         name = parameter.name
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -200,6 +201,15 @@ def _check_arguments(implementation: Implementation, info: PluginInfo, specifica
             raise _refusal(info, hook, f"takes {name!r} by keyword only, and hooks pass by position", where, remedy)
     if _names_in_code(implementation.function) != [parameter.name for parameter in parameters]:
         raise _refusal(info, hook, "has a decorator that states another signature than the function's", where, remedy)
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature without evaluating annotations, which may name what only type checkers import."""
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format
+
+        return inspect.signature(function, annotation_format=Format.STRING)
+    return inspect.signature(function)
 
 
 def _names_in_code(function: Any) -> list[str]:
