@@ -6,7 +6,6 @@ import os
 import shutil
 import site
 import subprocess
-import sysconfig
 import venv
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ class Installation:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         venv.create(directory, with_pip=False, symlinks=True)
-        self.python = directory / ("Scripts" if os.name == "nt" else "bin") / "python"
-        packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(directory)}))
+        self.python = directory / "bin/python"
+        (packages,) = directory.glob("lib/python*/site-packages")
         parents = "".join(f"import site; site.addsitedir({path!r})\n" for path in site.getsitepackages())
         (packages / "running-installation.pth").write_text(parents)
         kept = {name: text for name, text in os.environ.items() if not name.startswith(("ARCTIC_", "PYTHON"))}
