@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from arctic_sft.data import SFTDataFactory as SFTDataFactory
     from arctic_sft.trainer import SFTTrainer as SFTTrainer
     from arctic_training.api import get_config as get_config
-    from arctic_training.api import register as register
     from arctic_training.checkpoint import CheckpointConfig as CheckpointConfig
     from arctic_training.checkpoint import CheckpointEngine as CheckpointEngine
+    from arctic_training.component import register as register
     from arctic_training.config import Config as Config
     from arctic_training.config import key as key
     from arctic_training.data import DataConfig as DataConfig

@@ -32,7 +32,7 @@ EXPORTS: dict[str, dict[str, str]] = {
         "get_config": "arctic_training.api:get_config",
         "hookimpl": "arctic_training.hookspecs:hookimpl",
         "key": "arctic_training.config:key",
-        "register": "arctic_training.api:register",
+        "register": "arctic_training.component:register",
         "HFModelFactory": "arctic_huggingface.model:HFModelFactory",
         "HFTokenizerFactory": "arctic_huggingface.tokenizer:HFTokenizerFactory",
         "SFTDataFactory": "arctic_sft.data:SFTDataFactory",

@@ -5,45 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from arctic_training.component import Component
+from arctic_training.component import Component, declared_classes
 
 if TYPE_CHECKING:
     from arctic_training.trainer_config import TrainerConfig
-
-ComponentClass = TypeVar("ComponentClass", bound=type)
-
-_MARK = "__arctic_registered__"
-
-
-def register(cls: ComponentClass) -> ComponentClass:
-    """Mark a component class for use in recipes, also where it is imported from another module.
-
-    The mark is a note on the class and nothing more: a run registers the classes that it finds in the recipe's code or
-    in the script that calls ``get_config``.
-
-    Raises:
-        TypeError: it is no component class.
-    """
-    if not (isinstance(cls, type) and issubclass(cls, Component)):
-        raise TypeError(f"@register marks component classes such as subclasses of Trainer, not {cls!r}")
-    setattr(cls, _MARK, cls.__qualname__)
-    return cls
-
-
-def declared_classes(namespace: Mapping[str, Any], module: str) -> list[type[Component]]:
-    """The component classes of a namespace that are its own: declared in ``module``, or marked with ``register``."""
-    return list(
-        dict.fromkeys(
-            value
-            for value in namespace.values()
-            if isinstance(value, type)
-            and issubclass(value, Component)
-            and not inspect.isabstract(value)
-            and (value.__module__ == module or vars(value).get(_MARK))
-        )
-    )
 
 
 def get_config(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from arctic_training.api import declared_classes
+from arctic_training.component import declared_classes
 from arctic_training.errors import PluginError, RecipeError, UsageError
 
 if TYPE_CHECKING:

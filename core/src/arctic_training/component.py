@@ -11,7 +11,8 @@ import sys
 import types
 import typing
 from abc import ABC
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from arctic_training.config import Config
 from arctic_training.errors import PluginError
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
     from arctic_training.run import Run
     from arctic_training.trainer import Trainer
+
+
+ComponentClass = TypeVar("ComponentClass", bound=type)
+
+_MARK = "__arctic_registered__"
 
 
 class Component(ABC):
@@ -84,6 +90,35 @@ class Component(ABC):
             if annotation is not None:
                 return _classes_of(_resolved(annotation, base, attribute), base, attribute)
         return ()
+
+
+def register(cls: ComponentClass) -> ComponentClass:
+    """Mark a component class for use in recipes, also where it is imported from another module.
+
+    The mark is a note on the class and nothing more: a run registers the classes that it finds in the recipe's code or
+    in the script that calls ``get_config``.
+
+    Raises:
+        TypeError: it is no component class.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Component)):
+        raise TypeError(f"@register marks component classes such as subclasses of Trainer, not {cls!r}")
+    setattr(cls, _MARK, cls.__qualname__)
+    return cls
+
+
+def declared_classes(namespace: Mapping[str, Any], module: str) -> list[type[Component]]:
+    """The component classes of a namespace that are its own: declared in ``module``, or marked with ``register``."""
+    return list(
+        dict.fromkeys(
+            value
+            for value in namespace.values()
+            if isinstance(value, type)
+            and issubclass(value, Component)
+            and not inspect.isabstract(value)
+            and (value.__module__ == module or vars(value).get(_MARK))
+        )
+    )
 
 
 def source_of(cls: type) -> str:
