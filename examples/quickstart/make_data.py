@@ -26,14 +26,10 @@ EVALUATION_SHARE, FOLLOW_UP_SHARE = 1 / 20, 1 / 6
 
 # What a beginner meets first: few enough topics for a small model to learn its way around.
 MODULES = (
-    "argparse", "array", "asyncio", "bisect", "builtins", "calendar", "collections", "concurrent.futures",
-    "configparser", "contextlib", "copy", "csv", "dataclasses", "datetime", "decimal", "email.message", "email.utils",
-    "fractions", "functools", "glob", "gzip", "hashlib", "heapq", "http.client", "http.server", "importlib.util",
-    "inspect", "io", "itertools", "json", "logging", "logging.handlers", "math", "multiprocessing", "operator", "os",
-    "os.path", "pathlib", "pickle", "pprint", "queue", "random", "re", "sched", "select", "shelve", "shlex", "shutil",
-    "signal", "socket", "sqlite3", "ssl", "stat", "statistics", "string", "struct", "subprocess", "sys", "sysconfig",
-    "tarfile", "tempfile", "textwrap", "threading", "time", "timeit", "traceback", "types", "typing", "unittest",
-    "unittest.mock", "urllib.parse", "urllib.request", "uuid", "warnings", "weakref", "zipfile", "zlib",
+    "bisect", "builtins", "calendar", "collections", "contextlib", "copy", "csv", "datetime", "decimal",
+    "functools", "glob", "heapq", "io", "itertools", "json", "logging", "math", "os",
+    "os.path", "pathlib", "queue", "random", "re", "shutil", "statistics", "string",
+    "struct", "subprocess", "tempfile", "textwrap", "threading", "time", "urllib.parse", "uuid", "zipfile",
 )  # fmt: skip
 # Modules whose members users know by another module's name.
 IMPLEMENTATIONS = {"posix", "nt", "posixpath", "ntpath", "genericpath"}
