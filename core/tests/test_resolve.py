@@ -401,3 +401,12 @@ def test_resolving_imports_no_training_library():
         f"import sys, arctic_training.resolve, arctic_training.dump; sys.exit(any(m in sys.modules for m in {heavy}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_unmet_requirement_explains_a_trainer_that_nobody_offers():
+    from arctic_training.api import configure
+    from arctic_training.errors import PluginError
+
+    with pytest.raises(PluginError, match="absent-plugin") as caught:
+        configure({"type": "absent", "plugins": {"require": ["absent-plugin>=2"]}, "model": {}, "data": {}})
+    assert caught.value.exit_code == 3

@@ -97,7 +97,8 @@ def _chosen(config: TrainerConfig, section: ComponentConfig, kind: str) -> str:
     if component is None:
         return f"{section.type or 'auto'} (chosen when the run starts)"
     try:
-        provider = config.plugin_manager.registry.provider(kind, section.type).source
+        info = config.plugin_manager.registry.provider(kind, section.type)
+        provider = info.source or info.name  # the recipe's own code has no distribution
     except PluginError:
         provider = component.__module__
     return f"{section.type} ({provider})"

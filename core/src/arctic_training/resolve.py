@@ -53,7 +53,8 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
 
     Raises:
         RecipeError: with every problem, each with its place, what was expected and the nearest key.
-        PluginError: the code of a selected component cannot be imported or is no component.
+        PluginError: the code of a selected component cannot be imported or is no component; or the trainer is unknown and
+            a plugin is broken or missing.
     """
     from arctic_training.code import load_code
 
@@ -61,6 +62,8 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
     sections = _RecipeSections(recipe, plugins)
     structurer = Structurer(recipe, sections)
     trainer = _choose_trainer(recipe, sections, structurer)
+    if structurer.problems:  # a plugin that is missing or broken explains a trainer that nobody offers
+        plugins.refuse_broken()
     structurer.finish()
     sections.trainer = trainer
     classes = _section_classes(plugins, trainer.config_class())
