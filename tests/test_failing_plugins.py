@@ -229,6 +229,21 @@ def test_a_duplicate_component_may_be_chosen_by_its_distribution(
     assert code == 0, errors
 
 
+def test_a_recipe_that_needs_what_a_broken_plugin_brings_tells_of_the_plugin(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("raises", site)
+    recipe = write_recipe(site.parent)
+    code, _, errors = call(capsys, "validate", recipe, "loss.type=theirs")
+    assert code == 2
+    assert "there is no loss 'theirs'" in errors
+    assert "plugin 'raises' (arctic-bad-raises 0.5) cannot be imported: RuntimeError: no licence" in errors
+    for override in ("type=theirs", "loss.type=theirs", "theirs.gamma=2"):
+        code, _, errors = call(capsys, "run", recipe, override)
+        assert code == 3
+        assert "-p no:raises" in errors
+
+
 def test_all_of_them_together_are_told_by_each_command(site: Path) -> None:
     names = [name for name in FAILING if FAILING[name].at_start]
     for name in names:

@@ -86,7 +86,7 @@ def configure(words: Words, settings: Settings) -> TrainerConfig:
     from arctic_training.api import configure
 
     overrides = [*_overrides_of_verbosity(settings.verbosity), *words.overrides]
-    return configure(words.recipe, overrides, block=settings.block, code=settings.code)
+    return configure(words.recipe, overrides, block=settings.block, code=settings.code, refuse_broken=True)
 
 
 def train_here(config: Any) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_training.component import Component, declared_classes
+from arctic_training.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
     from arctic_training.trainer_config import TrainerConfig
@@ -51,8 +52,13 @@ def configure(
     block: Iterable[str] = (),
     code: bool | None = None,
     classes: Sequence[type[Component]] = (),
+    refuse_broken: bool = False,
 ) -> TrainerConfig:
-    """``get_config`` with the classes that count as registered given by name instead of found."""
+    """``get_config`` with the classes that count as registered given by name instead of found.
+
+    A recipe may be wrong only because a plugin is broken. With ``refuse_broken``, as for a run, the error is that of
+    the plugin then; else the plugin is told among the problems.
+    """
     from arctic_training.code import code_allowed
     from arctic_training.plugins import create_plugin_manager
     from arctic_training.recipe import load_recipe
@@ -62,4 +68,10 @@ def configure(
     manager = create_plugin_manager(block=block, recipe_plugins=loaded.data.get("plugins"))
     if classes:
         manager.register_classes(classes, "script")
-    return resolve(loaded, manager, code=code_allowed() if code is None else code)
+    try:
+        return resolve(loaded, manager, code=code_allowed() if code is None else code)
+    except RecipeError as error:
+        if refuse_broken:
+            manager.refuse_broken()
+        doubts = [Problem(f"{broken}; what it brings is missing here") for broken in manager.broken]
+        raise RecipeError([*error.problems, *doubts]) from None

@@ -6,6 +6,7 @@ no property fires and nothing lazy is imported.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 import types
@@ -206,9 +207,8 @@ def _check_arguments(implementation: Implementation, info: PluginInfo, specifica
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     """The signature without evaluating annotations, which may name what only type checkers import."""
     if sys.version_info >= (3, 14):
-        from annotationlib import Format
-
-        return inspect.signature(function, annotation_format=Format.STRING)
+        as_text = importlib.import_module("annotationlib").Format.STRING
+        return inspect.signature(function, annotation_format=as_text)
     return inspect.signature(function)
 
 
