@@ -53,8 +53,8 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
 
     Raises:
         RecipeError: with every problem, each with its place, what was expected and the nearest key.
-        PluginError: the code of a selected component cannot be imported or is no component; or the trainer is unknown and
-            a plugin is broken or missing.
+        PluginError: the code of a selected component cannot be imported or is no component; or the trainer is unknown
+            and a plugin is broken or missing.
     """
     from arctic_training.code import load_code
 
