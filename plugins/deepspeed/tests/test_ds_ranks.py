@@ -65,7 +65,9 @@ def results(tmp_path_factory):
 
     directory = tmp_path_factory.mktemp("ranks")
     alone = {f"torch-{precision}": recipe(directory, precision, precision=precision) for precision in ("fp32", "bf16")}
-    alone |= {f"alone-{stage}": recipe(directory, f"alone-{stage}", stage=stage, micro_batch_size=4) for stage in STAGES}
+    alone |= {
+        f"alone-{stage}": recipe(directory, f"alone-{stage}", stage=stage, micro_batch_size=4) for stage in STAGES
+    }
     (directory / "alone.json").write_text(json.dumps(alone))
     run_process([sys.executable, WORKER, directory / "alone.json", directory], check=True)
     (directory / "pair.json").write_text(json.dumps(two_rank_recipes(directory)))

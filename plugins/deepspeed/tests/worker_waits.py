@@ -1,6 +1,7 @@
 """A rank without any training: writes its number and its child's into a directory, then does what it is told.
 
-Arguments: the directory, and one of ``end``, ``fail`` (rank 1 exits with code 6), ``die`` (rank 1 kills itself), ``wait``.
+Arguments: the directory, and one of ``end``, ``fail`` (rank 1 exits with code 6), ``die`` (rank 1 kills itself),
+``wait``.
 """
 
 import os

@@ -73,11 +73,9 @@ def import_without_compiling() -> Any:
     """
     import deepspeed
 
-    # The name is private and has moved before: a DeepSpeed without it has no op to switch off, or compiles it as it
-    # likes.
-    compatible_ops = getattr(deepspeed.ops, "__compatible_ops__", None)
-    if isinstance(compatible_ops, dict):
-        compatible_ops[SHARED_MEMORY_OP] = False
+    # A private name, and one that moves: a DeepSpeed without it has no such op. Where it is not there yet, asking for
+    # it would try the compiler on a dozen ops, so it is set without asking.
+    vars(deepspeed.ops).setdefault("__compatible_ops__", {})[SHARED_MEMORY_OP] = False
     # DeepSpeed calls collectives by names that torch 2.13 deprecates, several times a step.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     logging.getLogger("DeepSpeed").addFilter(_is_news)
