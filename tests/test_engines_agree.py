@@ -143,6 +143,6 @@ def test_zero_3_reads_pretrained_weights_into_shards(results):
     ]
 
 
-@pytest.mark.parametrize("ranks", (1, 2))
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_zero_3_draws_the_same_random_weights_as_any_engine(results, ranks):
     assert difference(results[f"random-3-on-{ranks}"], results["random-None-on-1"]) < 1e-5

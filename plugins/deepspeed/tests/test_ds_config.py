@@ -110,7 +110,7 @@ def test_an_option_that_deepspeed_took_otherwise_is_an_error():
         zero_reduce_bucket_size=lambda: zero["reduce_bucket_size"],
         get_data_types=lambda: ("torch.float32", "torch.float32"),
     )
-    with pytest.raises(ArcticError, match="gradient_clipping as 0.0, and the configuration says 1.0"):
+    with pytest.raises(ArcticError, match=r"gradient_clipping as 0\.0, and the configuration says 1\.0"):
         check_engine(engine, config)
     engine.gradient_clipping = lambda: 1.0
     check_engine(engine, config)

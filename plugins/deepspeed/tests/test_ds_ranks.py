@@ -97,7 +97,7 @@ def test_the_pair_was_a_pair(results):
     assert results["torch-fp32"]["ranks"] == 1
 
 
-@pytest.mark.parametrize("stage", (1, 2, 3))
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_offloading_the_optimizer_changes_no_number(results, stage):
     assert difference(results[f"offload-{stage}"]["weights"], results["torch-fp32"]["weights"]) < 1e-5
 
@@ -112,7 +112,7 @@ def test_bf16_keeps_fp32_master_weights_and_sums(results, stage):
     assert {tensor.dtype.itemsize for tensor in ours["weights"].values()} == {2}
 
 
-@pytest.mark.parametrize("precision", ("fp32", "bf16"))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_training_goes_on_exactly_where_it_stopped(results, stage, precision):
     whole, first, second = (results[f"zero-{stage}-{precision}{part}"] for part in ("", "-first", "-second"))
@@ -121,7 +121,7 @@ def test_training_goes_on_exactly_where_it_stopped(results, stage, precision):
     assert difference(second["weights"], whole["weights"]) == 0
 
 
-@pytest.mark.parametrize("precision", ("fp32", "bf16"))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_loss_that_is_not_finite_on_one_rank_is_applied_on_none(results, stage, precision):
     poisoned = results[f"zero-{stage}-{precision}-poisoned"]

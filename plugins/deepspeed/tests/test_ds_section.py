@@ -42,16 +42,24 @@ def test_a_misspelt_key_is_refused_at_every_depth(section, path, says):
 @pytest.mark.parametrize(
     ("section", "path", "message"),
     [
-        ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage", "expected one of 0, 1, 2, 3, found the number 4"),
+        (
+            {"zero_optimization": {"stage": 4}},
+            "zero_optimization.stage",
+            "expected one of 0, 1, 2, 3, found the number 4",
+        ),
         ({"zero_optimization": 2}, "zero_optimization", "expected a mapping, found the number 2"),
         ({"bf16": {"enabled": 1}}, "bf16.enabled", "expected true or false, found the number 1"),
         ({"gradient_clipping": "1k5"}, "gradient_clipping", "expected a number, found the text '1k5'"),
         ({"gradient_clipping": True}, "gradient_clipping", "expected a number, found true"),
         ({"train_batch_size": 1.5}, "train_batch_size", "expected a whole number, found the number 1.5"),
-        ({"communication_data_type": "fp64"}, "communication_data_type", "expected one of bf16, fp16, fp32, found the text 'fp64'"),
+        (
+            {"communication_data_type": "fp64"},
+            "communication_data_type",
+            "expected one of bf16, fp16, fp32, found the text 'fp64'",
+        ),
         ({"comms_logger": {"prof_ops": "all"}}, "comms_logger.prof_ops", "expected a list, found the text 'all'"),
     ],
-)  # fmt: skip
+)
 def test_a_value_of_another_type_is_refused(section, path, message):
     assert [problem[:2] for problem in problems_of(section)] == [(path, message)]
 

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from arctic_training.errors import ArcticError
 from arctic_training.hookspecs import hookimpl
 from arctic_training.orphans import watch_parent
 
@@ -36,7 +37,7 @@ def main(recipes, results):
         error = None
         try:
             run.execute()
-        except Exception as raised:
+        except ArcticError as raised:
             error = str(raised)
         if run.world.is_first:
             watcher.write(Path(results) / name, run, error)
