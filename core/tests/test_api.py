@@ -203,3 +203,8 @@ def test_two_recipes_do_not_share_their_code(write_recipe):
 
 def test_the_base_of_all_trainers_can_be_imported_by_name():
     assert issubclass(TinyTrainer, Trainer)
+
+
+def test_a_trainer_that_refused_code_would_bring_is_explained(write_recipe):
+    with pytest.raises(RecipeError, match=r"there is no trainer 'own'.*train.py beside the recipe was refused"):
+        own(write_recipe(type="own"), code=False)

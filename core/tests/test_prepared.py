@@ -117,3 +117,30 @@ def test_a_changed_line_beside_the_factory_prepares_the_data_anew(tmp_path, monk
     finally:
         sys.modules.pop("beside", None)
         sys.modules.pop("beside.factory", None)
+
+
+def test_rows_of_a_source_that_cannot_tell_what_it_loads_do_not_outlive_the_run(
+    run_recipe, tiny_recipe, plugin_manager
+):
+    from arctic_training.testing.tiny import TinySource
+
+    class Silent(TinySource):
+        name = "silent"
+
+        def fingerprint(self):
+            return None
+
+    plugin_manager.register_classes([Silent], "test")
+    for texts in (["one", "two"], ["three", "four", "five"]):
+        tiny_recipe["data"]["sources"] = [{"type": "silent", "texts": texts}]
+        assert len(run_recipe(tiny_recipe | {"train_iters": 1, "run_dir": "same"}).rows["train"]) == len(texts)
+
+
+def test_the_record_of_a_run_tells_its_data_and_tokenizer(run_recipe, tiny_recipe):
+    import json
+
+    run = run_recipe(tiny_recipe | {"train_iters": 1})
+    record = json.loads((run.run_dir / "run.json").read_text())
+    assert record["data"]["train"]["rows"] == 64
+    assert len(record["data"]["train"]["cache"]) == 32
+    assert len(record["tokenizer"]) == 64

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from arctic_training import LossSum, hookimpl
-from arctic_training.errors import TrainingStopped, UsageError
+from arctic_training.errors import RecipeError, TrainingStopped
 from arctic_training.testing.tiny import TinyTrainer
 
 pytestmark = pytest.mark.usefixtures("arctic_home")
@@ -92,6 +92,12 @@ def test_the_last_step_takes_the_rows_that_are_left(run_recipe, tiny_recipe):
     )
 
 
+def test_padding_counts_as_no_token(run_recipe, tiny_recipe):
+    run = run_recipe(tiny_recipe)
+    tokens = sum(record["tokens"] for record in run.metrics if record["kind"] == "train")
+    assert tokens == int(run.rows["train"].lengths().sum())
+
+
 def test_every_step_is_logged_with_the_figures_of_the_contract(run_recipe, tiny_recipe):
     run = run_recipe(tiny_recipe | {"train_iters": 2})
     first, second = [record for record in run.metrics if record["kind"] == "train"]
@@ -110,7 +116,8 @@ def test_evaluation_weighs_every_row_by_its_tokens(run_recipe, tiny_recipe):
     one, two = (run_recipe(recipe | {"micro_batch_size": size}) for size in (1, 2))
     first, second = (next(r for r in run.metrics if r["kind"] == "eval" and r["step"] == 0) for run in (one, two))
     assert first["rows"] == second["rows"] == 3
-    assert first["tokens"] == second["tokens"] == 0 + 2 + 7
+    assert first["trained_tokens"] == second["trained_tokens"] == 0 + 2 + 7
+    assert first["tokens"] == second["tokens"] == 1 + 3 + 8
     assert first["loss"] == pytest.approx(second["loss"], rel=1e-6)
 
 
@@ -194,7 +201,7 @@ def test_observers_of_the_end_run_when_training_fails(run_recipe, tiny_recipe, p
 
 
 def test_a_key_whose_feature_is_not_there_yet_stops_the_run_at_once(run_recipe, tiny_recipe):
-    with pytest.raises(UsageError, match="sequence_parallel_size asks for sequence parallelism"):
+    with pytest.raises(RecipeError, match="sequence_parallel_size: asks for sequence parallelism"):
         run_recipe(tiny_recipe | {"sequence_parallel_size": 2})
 
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     import torch
 
 
+def _available_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 class Rows(Protocol):
     """A sequence of rows, such as a ``datasets.Dataset`` or a list of dicts."""
 
@@ -69,7 +74,7 @@ class DataConfig(ComponentConfig):
         None, ge=1, doc="Longest row in tokens; the model's max_position_embeddings when not given."
     )
     num_proc: int = key(
-        factory=lambda: len(os.sched_getaffinity(0)),
+        factory=_available_cores,
         ge=1,
         doc="Processes that prepare data; the cores there are by default.",
     )
@@ -194,7 +199,8 @@ class DataFactory(Component):
         if not len(rows):
             raise DataError(
                 f"no {split} rows are left after preparation",
-                remedy=f"look at the counts: {self.counts or 'the sources are empty'}",
+                remedy="; ".join(f"{number:,} {name}" for name, number in self.counts.items())
+                or "the sources are empty",
             )
         return rows
 

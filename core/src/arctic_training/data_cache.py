@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,8 @@ def prepared_rows(run: Run, split: str) -> PreparedRows:
         DataError: nothing is cached and the recipe says ``fail_on_missing_cache``, or preparation failed.
     """
     key = cache_key(run, split)
-    directory = _cache_directory(run) / key if key else run.run_dir / "data" / split
+    directory = _cache_directory(run) / key if key else run.run_dir / "data" / _launch(run) / split
+    run.data_facts[split] = {"cache": key}
     if (directory / INDEX_FILE).is_file():
         return PreparedRows(directory)
     if run.config.data.fail_on_missing_cache:
@@ -115,6 +117,16 @@ def cache_home() -> Path:
 def _cache_directory(run: Run) -> Path:
     given = run.config.data.cache_dir
     return (Path(given) if given else cache_home()) / "data"
+
+
+def _launch(run: Run) -> str:
+    """A name that the ranks of this launch on this node share, and no other launch has.
+
+    Rows of a source that cannot tell what it would load must not outlive the launch.
+    """
+    if run.world.size == 1:
+        return uuid.uuid4().hex
+    return f"{os.environ.get('MASTER_PORT', 'ranks')}-{os.getppid()}"
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ rows left: a slot without rows repeats a row with nothing to train on, and count
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arctic_training.distributed import World
@@ -23,24 +23,27 @@ Collate = Callable[[list[Any]], dict[str, "torch.Tensor"]]
 class MicroBatch(dict):
     """Tensors by name, ready for the model, with the numbers of the rows they hold.
 
-    ``rows`` is empty where the slot only keeps this rank in step with the others.
+    ``num_tokens`` counts their tokens without padding. ``rows`` is empty where the slot only keeps this rank in step
+    with the others.
     """
 
     rows: list[int]
+    num_tokens: int
 
-    def __init__(self, tensors: dict[str, torch.Tensor], rows: Sequence[int]) -> None:
+    def __init__(self, tensors: Mapping[str, torch.Tensor], rows: Sequence[int], num_tokens: int = 0) -> None:
         super().__init__(tensors)
         self.rows = list(rows)
+        self.num_tokens = num_tokens
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MicroBatch, (dict(self), self.rows)
+        return MicroBatch, (dict(self), self.rows, self.num_tokens)
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device; entries that are not tensors stay as they are."""
         moved = {
             name: value.to(device, non_blocking=True) if hasattr(value, "to") else value for name, value in self.items()
         }
-        return MicroBatch(moved, self.rows)
+        return MicroBatch(moved, self.rows, self.num_tokens)
 
 
 class DataLoader:
@@ -144,8 +147,14 @@ class _Slots:
         first = (slot * loader.world.size + loader.world.rank) * loader.micro_batch_size
         numbers = [int(number) for number in self.order[first : first + loader.micro_batch_size]]
         if numbers:
-            return MicroBatch(loader.collate([loader.rows[number] for number in numbers]), numbers)
+            rows = [loader.rows[number] for number in numbers]
+            return MicroBatch(loader.collate(rows), numbers, sum(_num_tokens(row) for row in rows))
         tensors = loader.collate([loader.rows[int(self.order[0])]])
         if "labels" in tensors:
             tensors["labels"] = tensors["labels"].fill_(IGNORE_INDEX)
         return MicroBatch(tensors, [])
+
+
+def _num_tokens(row: Any) -> int:
+    ids = row.get("input_ids") if isinstance(row, Mapping) else None
+    return len(ids) if ids is not None else 0

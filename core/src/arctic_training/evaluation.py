@@ -29,12 +29,12 @@ def evaluate(trainer: Trainer, name: str = "eval") -> Metrics:
     trainer.hook.arctic_evaluate_start(trainer=trainer)
     started = time.perf_counter()
     trainer.model.eval()
-    totals = torch.zeros(4, dtype=torch.float64)  # loss, weight, rows, tokens
+    totals = torch.zeros(5, dtype=torch.float64)  # loss, weight, rows, tokens, trained tokens
     with torch.no_grad():
         for (micro_batch,) in trainer.eval_dataloader.epoch(0):
             totals += _totals_of(trainer, micro_batch.to(trainer.device))
     trainer.model.train()
-    loss, weight, rows, tokens = sum_over_ranks(totals, trainer.device).tolist()
+    loss, weight, rows, tokens, trained = sum_over_ranks(totals, trainer.device).tolist()
     metrics: Metrics = {
         "kind": "eval",
         "step": trainer.state.step,
@@ -42,6 +42,7 @@ def evaluate(trainer: Trainer, name: str = "eval") -> Metrics:
         "loss": loss / weight if weight else None,
         "rows": int(rows),
         "tokens": int(tokens),
+        "trained_tokens": int(trained),
         "seconds": time.perf_counter() - started,
     }
     trainer.hook.arctic_evaluate_end(metrics=metrics, trainer=trainer)
@@ -54,10 +55,10 @@ def _totals_of(trainer: Trainer, batch: MicroBatch) -> torch.Tensor:
     import torch
 
     counted = trainer.loss_weight(batch)  # before the loss, which may take the labels out of the batch
-    tokens = float(trained_tokens(batch)) if "labels" in batch else 0.0
+    trained = float(trained_tokens(batch)) if "labels" in batch else 0.0
     loss = trainer.hook.arctic_compute_loss(batch=batch, trainer=trainer)
     if not batch.rows:  # only here to keep this rank in step with the others
-        return torch.zeros(4, dtype=torch.float64)
+        return torch.zeros(5, dtype=torch.float64)
     weight = float(loss.weight) if isinstance(loss, LossSum) else float(counted)
     total = float(loss.sum) if isinstance(loss, LossSum) else float(loss) * weight if weight else 0.0
-    return torch.tensor([total, weight, len(batch.rows), tokens], dtype=torch.float64)
+    return torch.tensor([total, weight, len(batch.rows), batch.num_tokens, trained], dtype=torch.float64)

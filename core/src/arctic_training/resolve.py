@@ -61,7 +61,7 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
     loaded_code = load_code(recipe, plugins, allowed=code)
     sections = _RecipeSections(recipe, plugins)
     structurer = Structurer(recipe, sections)
-    trainer = _choose_trainer(recipe, sections, structurer)
+    trainer = _choose_trainer(recipe, sections, structurer, _left_out(recipe, plugins, code))
     if structurer.problems:  # a plugin that is missing or broken explains a trainer that nobody offers
         plugins.refuse_broken()
     structurer.finish()
@@ -196,14 +196,25 @@ class _RecipeSections:
         raise ValueError(f"a 'type' is required, there is no default {_words(kind)}: {known}")
 
 
-def _choose_trainer(recipe: Recipe, sections: _RecipeSections, structurer: Structurer) -> Any:
+def _left_out(recipe: Recipe, plugins: PluginManager, code: bool) -> str:
+    """What was kept from offering components, to say so when one is missing."""
+    from arctic_training.code import find_code
+
+    parts = [f"the plugin {info.name!r} is blocked" for info in plugins.plugins if info.status == "blocked"]
+    found_code = None if code else find_code(recipe)
+    if found_code is not None:
+        parts.append(f"{found_code.path.name} beside the recipe was refused by --no-code or ARCTIC_NO_CODE")
+    return "; ".join(parts)
+
+
+def _choose_trainer(recipe: Recipe, sections: _RecipeSections, structurer: Structurer, left_out: str) -> Any:
     name = recipe.data.get("type", DEFAULT_TRAINER)
     if not isinstance(name, str):
         return structurer.refuse(f"expected text, found {found(name)}", path=("type",))
     try:
         return sections.registered("trainer", name)
     except ValueError as error:
-        return structurer.refuse(str(error), path=("type",))
+        return structurer.refuse(str(error), path=("type",), remedy=left_out)
 
 
 def _section_classes(plugins: PluginManager, trainer_config: type[Config]) -> dict[str, type[Config]]:

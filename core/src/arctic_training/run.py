@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from arctic_training import checkpointing, distributed
 from arctic_training.data_cache import prepared_rows
 from arctic_training.distributed import World
-from arctic_training.errors import PluginError, UsageError
+from arctic_training.errors import PluginError, RecipeError, UsageError
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
 from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
 from arctic_training.state import Metrics, seed_everything
@@ -51,6 +51,7 @@ class Run:
     engine_config: Any
     model_config: Any
     model_max_length: int | None = None
+    tokenizer_sha256: str | None = None
 
     def __init__(self, config: TrainerConfig, trainer: Trainer | None = None) -> None:
         self.config = config
@@ -69,6 +70,7 @@ class Run:
         self._given_trainer = trainer
         self._components: dict[str, Component] = {}
         self._progress: Progress | None = None
+        self.data_facts: dict[str, dict[str, Any]] = {}
         self._own_plugins: list[Any] = []
         self._joined = False
 
@@ -122,10 +124,14 @@ class Run:
         trainer = self.trainer
         self.model_config = self.plugins.ask("arctic_build_model_config", object, config=self.config.model, run=self)
         trainer.tokenizer = self.plugins.ask("arctic_build_tokenizer", object, config=self.config.tokenizer, run=self)
+        fingerprint = self.component("tokenizer").fingerprint(trainer.tokenizer)
+        self.tokenizer_sha256 = hashlib.sha256(fingerprint.encode()).hexdigest()
         self.model_max_length = self.component("model").max_length(self.model_config)
         for split in ("train", "eval") if self.config.data.evaluates else ("train",):
             self.rows[split] = prepared_rows(self, split)
             self._say_rows(split)
+        if self.world.is_first:
+            write_record(self)
 
     def join(self) -> None:
         """Join the process group, and make sure that all ranks run the same thing."""
@@ -310,9 +316,12 @@ class Run:
 
         for path, info, value in walk(self.config):
             if info.later and value != default_value(info):
-                raise UsageError(
-                    f"{'.'.join(str(part) for part in path)} asks for {info.later}, which is not there yet",
-                    remedy=f"set it to {default_value(info)!r}",
+                raise RecipeError(
+                    self.config.recipe.problem(
+                        path,
+                        f"asks for {info.later}, which is not there yet",
+                        remedy=f"set it to {default_value(info)!r}",
+                    )
                 )
 
     def _say_what_runs(self) -> None:
@@ -331,10 +340,10 @@ class Run:
         rows = self.rows[split]
         tokens = int(rows.lengths().sum()) if "input_ids" in rows.columns else 0
         counts = "".join(f", {number:,} {name}" for name, number in rows.facts.get("counts", {}).items() if number)
+        self.data_facts[split] |= {"rows": len(rows), "tokens": tokens, **rows.facts}
         self.say(f"data: {split}: {len(rows):,} rows, {tokens:,} tokens{counts}")
 
     def _digest(self) -> str:
-        from arctic_training.dump import dump
-
-        parts = [self.fingerprint, dump(self.config), self.code.sha256 if self.code else ""]
+        # The recipe as written: defaults such as num_proc differ from machine to machine, and may.
+        parts = [self.fingerprint, self.config.recipe.data, self.code.sha256 if self.code else ""]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()

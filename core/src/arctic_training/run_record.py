@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from arctic_training.trainer_config import LoggerConfig, TrainerConfig
 
 RECORDED_VERSIONS = ("torch", "transformers", "datasets", "deepspeed", "tokenizers", "safetensors", "numpy")
+RECORDED_ENVIRONMENT = (
+    "ARCTIC_HOME", "ARCTIC_PLUGINS", "ARCTIC_DISABLE_PLUGIN_AUTOLOAD", "ARCTIC_NO_CODE", "CUDA_VISIBLE_DEVICES",
+    "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
+"""Names, not all that there is: an environment holds secrets."""
 
 
 def choose_run_dir(config: TrainerConfig) -> Path:
@@ -102,6 +107,9 @@ def write_record(run: Run) -> None:
         "versions": {name: version for name in RECORDED_VERSIONS if (version := _version(name))},
         "plugins": run.fingerprint,
         "code": {"path": str(run.code.path), "sha256": run.code.sha256} if run.code else None,
+        "tokenizer": run.tokenizer_sha256,
+        "data": run.data_facts,
+        "environment": {name: os.environ[name] for name in RECORDED_ENVIRONMENT if name in os.environ},
         "git": _git_state(run.config.recipe.directory),
         "world_size": run.world.size,
         "device": str(run.device),

@@ -25,7 +25,6 @@ class TrainState:
     tokens: int = 0
     trained_tokens: int = 0
     seconds: float = 0.0
-    first_loss: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""

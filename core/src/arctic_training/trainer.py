@@ -109,7 +109,8 @@ class Trainer(Component):
             if self.finished:
                 break
             started = time.perf_counter()
-        self.hook.arctic_epoch_end(epoch=state.epoch - (state.step_in_epoch == 0), trainer=self)
+        if state.step_in_epoch == 0:  # not stopped in the middle
+            self.hook.arctic_epoch_end(epoch=state.epoch - 1, trainer=self)
 
     def step(self, batch: list[MicroBatch], data_seconds: float = 0.0) -> None:
         """Take one optimizer step.
@@ -178,7 +179,7 @@ class Trainer(Component):
         """Count a step over all ranks, before its tensors go to the device.
 
         Returns:
-            The weight of the whole global batch, its trained tokens, and its tokens with padding.
+            The weight of the whole global batch, its trained tokens, and its tokens without padding.
         """
         import torch
 
@@ -187,7 +188,7 @@ class Trainer(Component):
             if micro_batch.rows:
                 counts[0] += float(self.loss_weight(micro_batch))
                 counts[1] += float(trained_tokens(micro_batch)) if "labels" in micro_batch else 0
-                counts[2] += micro_batch["input_ids"].numel() if "input_ids" in micro_batch else 0
+                counts[2] += micro_batch.num_tokens
         weight, trained, tokens = sum_over_ranks(counts, self.device).tolist()
         return weight, int(trained), int(tokens)
 
