@@ -26,7 +26,7 @@ def partitioned_loading(model_config: Any, config: Any, run: Any) -> Iterator[No
     from arctic_deepspeed.engine import DeepSpeedEngine
 
     is_ours = issubclass(run.engine_class, DeepSpeedEngine)
-    if not is_ours or ds_config.zero_stage(run.config.deepspeed) != 3 or getattr(config, "init", None) == "random":
+    if not is_ours or ds_config.zero_stage(run.config.deepspeed) != 3 or getattr(config, "init", "") != "pretrained":
         yield
         return
     if find_spec("transformers") is None or find_spec("accelerate") is None:
