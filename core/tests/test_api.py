@@ -208,3 +208,16 @@ def test_the_base_of_all_trainers_can_be_imported_by_name():
 def test_a_trainer_that_refused_code_would_bring_is_explained(write_recipe):
     with pytest.raises(RecipeError, match=r"there is no trainer 'own'.*train.py beside the recipe was refused"):
         own(write_recipe(type="own"), code=False)
+
+
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(monkeypatch):
+    import os
+
+    from arctic_training.distributed import wait_without_spinning
+
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    wait_without_spinning()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    wait_without_spinning()
+    assert os.environ["OMP_WAIT_POLICY"] == "active"

@@ -59,6 +59,9 @@ def train(words: Words, settings: Settings) -> int:
     Raises:
         ArcticError: the recipe, a plugin, the data or training is at fault.
     """
+    from arctic_training.distributed import wait_without_spinning
+
+    wait_without_spinning()
     if is_rank():
         if words.launcher:
             raise UsageError(

@@ -24,6 +24,7 @@ def main(words: list[str] | None = None) -> int:
         The exit code.
     """
     watch_parent()
+    wait_without_spinning()
     settings = Settings(speaker=f"rank {os.environ.get('RANK', '?')}")
     command = add_common_options(worker)
     return guarded(lambda: command.main(args=words, prog_name="worker", standalone_mode=False, obj=settings), settings)
@@ -40,6 +41,13 @@ def worker(settings: Settings, run_dir: str | None, recipe: str, overrides: tupl
     if run_dir:
         os.environ["ARCTIC_RUN_DIR"] = run_dir
     train_here(configure(Words(recipe, overrides), settings))
+
+
+def wait_without_spinning() -> None:
+    """Before anything imports torch: let this rank's threads sleep while they wait."""
+    from arctic_training.distributed import wait_without_spinning
+
+    wait_without_spinning()
 
 
 def watch_parent() -> None:

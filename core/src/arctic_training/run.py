@@ -54,6 +54,7 @@ class Run:
     tokenizer_sha256: str | None = None
 
     def __init__(self, config: TrainerConfig, trainer: Trainer | None = None) -> None:
+        distributed.wait_without_spinning()
         self.config = config
         self.plugins = config.plugin_manager
         self.hook = self.plugins.hook

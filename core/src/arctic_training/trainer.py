@@ -60,6 +60,8 @@ class Trainer(Component):
     train_dataloader: DataLoader
     eval_dataloader: DataLoader | None = None
     checkpoint_engines: list[CheckpointEngine]
+    data_seconds: float = 0.0
+    """How long the batch of the current step was waited for."""
 
     def __init__(self, config: TrainerConfig, run: Run | None = None) -> None:
         self.config = config
@@ -84,8 +86,7 @@ class Trainer(Component):
                 self.evaluate()
             while not self.finished:
                 self.epoch()
-            if self.state.step > self.run.first_step:
-                self.end()
+            self.end()
         except BaseException as raised:
             error = raised
             raise
@@ -99,8 +100,10 @@ class Trainer(Component):
         self.model.train()
         started = time.perf_counter()
         for batch in self.batches():
-            data_seconds = time.perf_counter() - started
-            self.step(batch, data_seconds)
+            self.data_seconds = time.perf_counter() - started
+            step = state.step + 1
+            self.step(batch)
+            state.step = step  # a step that a subclass writes anew need not count itself
             state.step_in_epoch += 1
             state.seconds += time.perf_counter() - started
             if epoch_ended := state.step_in_epoch >= self.steps_per_epoch:
@@ -112,12 +115,11 @@ class Trainer(Component):
         if state.step_in_epoch == 0:  # not stopped in the middle
             self.hook.arctic_epoch_end(epoch=state.epoch - 1, trainer=self)
 
-    def step(self, batch: list[MicroBatch], data_seconds: float = 0.0) -> None:
+    def step(self, batch: list[MicroBatch]) -> None:
         """Take one optimizer step.
 
         Args:
             batch: this rank's micro-batches of the step.
-            data_seconds: how long they were waited for.
         """
         started = time.perf_counter()
         state = self.state
@@ -137,7 +139,7 @@ class Trainer(Component):
         state.step = step
         state.tokens += tokens
         state.trained_tokens += trained
-        seconds = time.perf_counter() - started + data_seconds
+        seconds = time.perf_counter() - started + self.data_seconds
         metrics: Metrics = {
             "kind": "train",
             "step": step,
@@ -148,7 +150,7 @@ class Trainer(Component):
             "tokens": tokens,
             "trained_tokens": trained,
             "step_seconds": seconds,
-            "data_seconds": data_seconds,
+            "data_seconds": self.data_seconds,
             "tokens_per_second": tokens / seconds,
             "memory_bytes": self.engine.memory_bytes(),
             "mfu": self.run.model_flops_utilisation(tokens, seconds),
