@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from arctic_deepspeed import ds_config, process
+from arctic_deepspeed.engine import DeepSpeedEngine
 
 
 @contextmanager
@@ -22,9 +23,6 @@ def partitioned_loading(model_config: Any, config: Any, run: Any) -> Iterator[No
         config: the recipe's ``model`` section.
         run: the run.
     """
-    # Imported here because the module of the engine imports torch only when it is used, and so does this one.
-    from arctic_deepspeed.engine import DeepSpeedEngine
-
     is_ours = issubclass(run.engine_class, DeepSpeedEngine)
     if not is_ours or ds_config.zero_stage(run.config.deepspeed) != 3 or getattr(config, "init", "") != "pretrained":
         yield
