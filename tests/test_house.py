@@ -260,7 +260,7 @@ def test_nothing_is_left_for_later() -> None:
 def test_every_distribution_here_is_in_the_requirements_and_in_the_workspace() -> None:
     folders = {shown(folder) for folder in DISTRIBUTIONS if "examples" not in folder.parts}
     requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    assert folders == set(re.findall(r"^-e \./(\S+)$", requirements, re.MULTILINE))
+    assert folders == set(re.findall(r"^-e \./([^\s\[]+)", requirements, re.MULTILINE))
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "project" not in tools
     assert folders == set(tools["tool"]["arctic"]["workspace"]["members"])
