@@ -5,6 +5,7 @@ import json
 import pytest
 
 from arctic_training import hookimpl
+from arctic_training.checkpoint import CheckpointEngine
 from arctic_training.checkpointing import newest_checkpoint, verify
 from arctic_training.errors import CheckpointError
 
@@ -167,3 +168,112 @@ def test_the_manifest_names_every_file(run_recipe, recipe, arctic_home):
     manifest = json.loads((path / "manifest.json").read_text())
     assert set(manifest["files"]) == {file.name for file in path.iterdir()} - {"manifest.json"}
     assert (manifest["step"], manifest["world_size"]) == (3, 1)
+
+
+class Export(CheckpointEngine):
+    """Holds the model alone, and cannot be written while ``disk_is_full``."""
+
+    name = "export"
+    disk_is_full = False
+
+    def save(self, model):
+        if self.disk_is_full:
+            raise OSError(28, "No space left on device")
+        (self.checkpoint_dir / "model").write_text("weights")
+
+    def load(self, model):
+        raise CheckpointError("this holds the model alone")
+
+
+def test_entries_that_share_a_directory_leave_each_other_alone(run_recipe, recipe, arctic_home, plugin_manager):
+    plugin_manager.register_classes([Export], "test")
+    export = {"type": "export", "output_dir": "out", "save_every_n_steps": 3}
+    for number, entries in enumerate(([recipe["checkpoint"], export], [export, recipe["checkpoint"]])):
+        entries = [entry | {"output_dir": f"out-{number}"} for entry in entries]
+        run_recipe(recipe | {"checkpoint": entries, "exit_iteration_this_run": 3})
+        assert run_recipe(recipe | {"checkpoint": entries, "exit_iteration_this_run": 1}).first_step == 3
+        assert len(list((arctic_home / f"out-{number}").rglob("global_step_3"))) == 2
+
+
+def test_an_export_is_passed_over_for_a_checkpoint_that_resumes(run_recipe, recipe, plugin_manager, capsys):
+    plugin_manager.register_classes([Export], "test")
+    run_recipe(recipe | {"exit_iteration_this_run": 3})
+    export = {"type": "export", "output_dir": "out", "save_every_n_steps": 4}
+    run_recipe(recipe | {"checkpoint": export, "exit_iteration_this_run": 4})
+    assert run_recipe(recipe | {"exit_iteration_this_run": 1}).first_step == 3
+    assert "global_step_4: it holds the model alone" in capsys.readouterr().err
+
+
+def test_a_last_checkpoint_that_failed_is_written_by_the_next_run(run_recipe, recipe, arctic_home, plugin_manager):
+    plugin_manager.register_classes([Export], "test")
+    entries = [recipe["checkpoint"], {"type": "export", "output_dir": "model", "save_end_of_training": True}]
+    Export.disk_is_full = True
+    try:
+        with pytest.raises(CheckpointError, match="No space left"):
+            run_recipe(recipe | {"checkpoint": entries})
+    finally:
+        Export.disk_is_full = False
+    run = run_recipe(recipe | {"checkpoint": entries})
+    assert run.first_step == run.trainer.global_step == 16
+    assert verify(arctic_home / "model/global_step_16") is None
+
+
+def test_whatever_a_rank_raises_while_it_saves_is_a_vote(run_recipe, recipe, arctic_home, plugin_manager):
+    class Unspeakable:
+        @hookimpl
+        def arctic_checkpoint_state(self, trainer):
+            return {"thing": object()}
+
+    plugin_manager.register(Unspeakable(), "unspeakable")
+    with pytest.raises(CheckpointError, match="rank 0 could not write the checkpoint: TypeError: Object of type"):
+        run_recipe(recipe)
+    assert list((arctic_home / "out").iterdir()) == []
+
+
+def test_fewer_rows_than_the_position_go_on_with_the_next_epoch(run_recipe, recipe, capsys):
+    run_recipe(recipe | {"exit_iteration_this_run": 6})
+    recipe["data"]["sources"] = [{"type": "tiny", "texts": ["abc def"] * 24}]
+    run = run_recipe(recipe | {"train_iters": 9})
+    assert (run.first_step, run.trainer.global_step) == (6, 9)
+    assert "going on with the next epoch" in capsys.readouterr().err
+
+
+def test_rubble_of_a_replaced_checkpoint_does_not_stop_the_next_save(run_recipe, recipe, arctic_home):
+    recipe["checkpoint"]["auto_resume"] = False
+    run_recipe(recipe | {"exit_iteration_this_run": 3})
+    rubble = arctic_home / "out/global_step_3.replaced"
+    rubble.mkdir()
+    (rubble / "engine.pt").write_text("old")
+    run_recipe(recipe | {"exit_iteration_this_run": 3})
+    assert [path.name for path in (arctic_home / "out").iterdir()] == ["global_step_3"]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_does_not_end_training(
+    run_recipe, recipe, arctic_home, monkeypatch, capsys
+):
+    import shutil
+
+    remove = shutil.rmtree
+
+    def refuse(path, *arguments, **options):
+        if path.name == "global_step_3":
+            raise OSError(16, "Device or resource busy")
+        remove(path, *arguments, **options)
+
+    monkeypatch.setattr("arctic_training.checkpointing.shutil.rmtree", refuse)
+    recipe["checkpoint"]["keep_last"] = 1
+    run = run_recipe(recipe)
+    assert run.trainer.global_step == 16
+    assert {path.name for path in (arctic_home / "out").iterdir()} == {"global_step_3", "global_step_16"}
+    assert "could not be removed" in capsys.readouterr().err
+
+
+def test_a_plugin_that_saves_leaves_out_what_is_not_enabled(run_recipe, recipe, plugin_manager, arctic_home):
+    class AtTheEnd:
+        @hookimpl
+        def arctic_epoch_end(self, epoch, trainer):
+            trainer.checkpoint()
+
+    plugin_manager.register(AtTheEnd(), "at the end")
+    run_recipe(recipe | {"checkpoint": {"output_dir": "out", "enabled": False}})
+    assert not (arctic_home / "out").exists()

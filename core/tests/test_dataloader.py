@@ -1,5 +1,8 @@
 """The order of rows and how ranks share them."""
 
+import multiprocessing
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -99,3 +102,16 @@ def test_handing_out_leaves_the_random_numbers_of_training_alone():
     (loader,) = loaders(4, 1)
     list(loader.epoch(0))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_workers_need_nothing_that_can_be_sent():
+    """From Python 3.14 on processes are not forked by default, and what they get is pickled."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        (loader,) = loaders(4, 1, num_workers=1)
+        loader.collate = lambda rows: collate(rows)
+        assert sorted(step[0].rows[0] for step in loader) == [0, 1, 2, 3]
+    finally:
+        multiprocessing.set_start_method(before, force=True)

@@ -1,12 +1,15 @@
 """The loop, through whole runs of the tiny components."""
 
+import itertools
 import math
 
 import pytest
 
 from arctic_training import LossSum, hookimpl
-from arctic_training.errors import RecipeError, TrainingStopped
-from arctic_training.testing.tiny import TinyTrainer
+from arctic_training.dataloader import DataLoader
+from arctic_training.errors import ArcticError, RecipeError, TrainingStopped
+from arctic_training.scheduler import SchedulerFactory
+from arctic_training.testing.tiny import TinyDataFactory, TinyTrainer
 
 pytestmark = pytest.mark.usefixtures("arctic_home")
 
@@ -216,3 +219,116 @@ def test_sixteen_bit_training_keeps_fp32_master_weights(run_recipe, tiny_recipe,
     assert {str(master.dtype) for master in engine.master_of.values()} == {"torch.float32"}
     losses = train_losses(run)
     assert losses[-1] < 0.6 * losses[0]
+
+
+def masked_mean(model, batch):
+    """A mean as many write it: 0 / 0 where nothing is trained, and so is its gradient."""
+    import torch.nn.functional as F
+
+    logits, labels = model(batch["input_ids"]).logits[:, :-1], batch["labels"][:, 1:]
+    losses = F.cross_entropy(logits.transpose(1, 2), labels.clamp(min=0), reduction="none")
+    mask = (labels != -100).float()
+    return (losses * mask).sum() / mask.sum()
+
+
+def test_a_mean_over_nothing_poisons_neither_loss_nor_gradient(run_recipe, tiny_recipe, plugin_manager):
+    class MeanTrainer(TinyTrainer):
+        name = "mean"
+
+        def loss(self, batch):
+            return masked_mean(self.model, batch)
+
+    plugin_manager.register_classes([MeanTrainer], "test")
+    tiny_recipe["data"]["sources"][0]["texts"] = ["abc def"] * 5
+    recipe = tiny_recipe | {"micro_batch_size": 1, "gradient_accumulation_steps": 4}
+    whole, split = run_recipe(recipe), run_recipe(recipe | {"type": "mean"})
+    assert train_losses(split) == pytest.approx(train_losses(whole), rel=1e-6)
+    assert largest_difference(weights(whole), weights(split)) < 1e-5
+
+
+def test_weights_below_one_normalise_too(run_recipe, tiny_recipe, plugin_manager):
+    class LightTrainer(TinyTrainer):
+        name = "light"
+
+        def loss(self, batch):
+            total, weight = super().loss(batch)
+            return LossSum(total * 1e-4, weight * 1e-4)
+
+        def loss_weight(self, batch):
+            return super().loss_weight(batch) * 1e-4
+
+    plugin_manager.register_classes([LightTrainer], "test")
+    one, two = (run_recipe(tiny_recipe | {"train_iters": 1, "type": name}) for name in ("tiny", "light"))
+    assert train_losses(one) == pytest.approx(train_losses(two), rel=1e-6)
+
+
+def test_a_loss_that_returns_nothing_is_told_so(run_recipe, tiny_recipe, plugin_manager):
+    class Forgetful(TinyTrainer):
+        name = "forgetful"
+
+        def loss(self, batch):
+            super().loss(batch)
+
+    plugin_manager.register_classes([Forgetful], "test")
+    with pytest.raises(ArcticError, match="loss of 'forgetful' returned nothing"):
+        run_recipe(tiny_recipe | {"type": "forgetful"})
+
+
+def test_a_subclass_may_take_the_step_by_the_batch_alone(run_recipe, tiny_recipe, plugin_manager):
+    class Around(TinyTrainer):
+        name = "around"
+
+        def step(self, batch):
+            super().step(batch)
+
+    class Anew(TinyTrainer):
+        name = "anew"
+
+        def step(self, batch):
+            for micro_batch in batch:
+                self.backward(self.loss(micro_batch).sum / 100)
+            self.engine.step()
+
+    plugin_manager.register_classes([Around, Anew], "test")
+    run = run_recipe(tiny_recipe | {"type": "around", "train_iters": 2})
+    assert train_losses(run) == train_losses(run_recipe(tiny_recipe | {"train_iters": 2}))
+    assert run_recipe(tiny_recipe | {"type": "anew", "train_iters": 2}).trainer.global_step == 2
+
+
+def test_a_dataloader_that_counts_more_than_it_gives_ends_training(run_recipe, tiny_recipe, plugin_manager):
+    class Short(TinyDataFactory):
+        name = "short"
+
+        def create_dataloader(self, dataset, split):
+            class Loader(DataLoader):
+                def epoch(self, epoch, start=0):
+                    return itertools.islice(super().epoch(epoch, start), max(0, 3 - start))
+
+            return Loader(dataset, self.collate, micro_batch_size=4)
+
+    class ShortTrainer(TinyTrainer):
+        name = "short"
+        data_factory: Short
+
+    plugin_manager.register_classes([Short, ShortTrainer], "test")
+    with pytest.raises(ArcticError, match="gave no batch from step 3 of epoch 0 on, and counts 16"):
+        run_recipe(tiny_recipe | {"type": "short"})
+
+
+def test_ending_early_does_not_bend_the_schedule(run_recipe, tiny_recipe, plugin_manager):
+    class Falling(SchedulerFactory):
+        name = "falling"
+
+        def create_scheduler(self, optimizer):
+            import torch
+
+            horizon = self.training_horizon
+            return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / horizon)
+
+    plugin_manager.register_classes([Falling], "test")
+    recipe = tiny_recipe | {"train_iters": 8, "scheduler": {"type": "falling"}}
+    whole, ended = (
+        [record["learning_rate"] for record in run_recipe(recipe | keys).metrics if record["kind"] == "train"]
+        for keys in ({}, {"exit_iteration": 3})
+    )
+    assert ended == whole[:3]

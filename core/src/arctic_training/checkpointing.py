@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from arctic_training import __version__
 from arctic_training.distributed import from_first_rank, gather_objects
-from arctic_training.errors import CheckpointError
+from arctic_training.errors import ArcticError, CheckpointError
 from arctic_training.state import TrainState, random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -39,11 +39,16 @@ def due(trainer: Trainer, epoch_ended: bool) -> list[CheckpointEngine]:
     return [engine for engine in engines if _is_due(engine, trainer.state, epoch_ended)]
 
 
-def due_at_end(trainer: Trainer) -> list[CheckpointEngine]:
-    """The checkpoint engines that save at the end of training."""
-    return [
+def due_at_end(trainer: Trainer, *, only_missing: bool = False) -> list[CheckpointEngine]:
+    """The checkpoint engines that save at the end of training, or those of them whose checkpoint is not there yet."""
+    engines = [
         engine for engine in trainer.checkpoint_engines if engine.config.enabled and engine.config.save_end_of_training
     ]
+    if not only_missing:
+        return engines
+    step = trainer.state.step
+    missing = [verify(_path_of(engine, step)) is not None for engine in engines] if trainer.global_rank == 0 else []
+    return [engine for engine, is_missing in zip(engines, from_first_rank(missing), strict=True) if is_missing]
 
 
 def save(run: Run, engine: CheckpointEngine) -> Path:
@@ -57,7 +62,7 @@ def save(run: Run, engine: CheckpointEngine) -> Path:
     """
     trainer = run.trainer
     step = trainer.state.step
-    path = Path(engine.config.output_dir).absolute() / f"global_step_{step}"
+    path = _path_of(engine, step)
     if engine in run.saved and run.saved[engine] == step:
         return path
     trainer.hook.arctic_before_save(path=str(path), step=step, trainer=trainer)
@@ -82,7 +87,7 @@ def save(run: Run, engine: CheckpointEngine) -> Path:
     run.event("checkpoint", step=step, path=str(path), type=engine.name, seconds=time.perf_counter() - started)
     trainer.hook.arctic_after_save(path=str(path), step=step, trainer=trainer)
     if run.world.is_first:
-        _forget_old(engine, path)
+        _forget_old(run, engine, path)
     return path
 
 
@@ -112,6 +117,7 @@ def resume(run: Run) -> Path | None:
     engine.checkpoint_dir = path
     engine.load(run.trainer.model)
     run.trainer.state = TrainState.from_dict(stored["state"])
+    _fit_position(run)
     import torch
 
     restore_random_state(torch.load(path / f"random-{run.world.rank}.pt", weights_only=True))
@@ -120,14 +126,21 @@ def resume(run: Run) -> Path | None:
     return path
 
 
-def newest_checkpoint(output_dir: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest complete checkpoint in a directory, and those passed over with the reason."""
+def newest_checkpoint(output_dir: Path, *, resumable: bool = False) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest complete checkpoint in a directory, and those passed over with the reason.
+
+    Args:
+        output_dir: where checkpoints are written.
+        resumable: pass over those that hold the model alone.
+    """
     passed_over: list[tuple[Path, str]] = []
     numbered = [
         (int(match[1]), path) for path in output_dir.glob("global_step_*") if (match := _NAME.fullmatch(path.name))
     ]
     for _, path in sorted(numbered, reverse=True):
         problem = verify(path)
+        if problem is None and resumable and not (path / STATE_FILE).is_file():
+            problem = "it holds the model alone"
         if problem is None:
             return path, passed_over
         passed_over.append((path, problem))
@@ -151,6 +164,22 @@ def verify(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its manifest cannot be read: {error}"
     return None
+
+
+def _directory_of(engine: CheckpointEngine) -> Path:
+    """Where an entry's checkpoints go: its ``output_dir``, or a folder named after its kind in there when an entry
+    before it writes into the same one, since both would write ``global_step_<n>``."""
+    directory = Path(engine.config.output_dir).absolute()
+    for other in engine.trainer.checkpoint_engines:
+        if other is engine:
+            break
+        if other.config.enabled and Path(other.config.output_dir).absolute() == directory:
+            return directory / engine.name
+    return directory
+
+
+def _path_of(engine: CheckpointEngine, step: int) -> Path:
+    return _directory_of(engine) / f"global_step_{step}"
 
 
 def _is_due(engine: CheckpointEngine, state: TrainState, epoch_ended: bool) -> bool:
@@ -177,9 +206,9 @@ def _attempt(run: Run, engine: CheckpointEngine, incomplete: Path) -> str | None
         engine.save(run.trainer.model)
         if engine.resumes:
             _write_state(run, incomplete)
-    except (OSError, CheckpointError, RuntimeError) as error:
+    except Exception as error:
         run.log.exception("saving %s failed", incomplete)
-        return str(error)
+        return str(error) if isinstance(error, (OSError, ArcticError)) else f"{type(error).__name__}: {error}"
     return None
 
 
@@ -221,6 +250,7 @@ def _publish(run: Run, engine: CheckpointEngine, incomplete: Path, path: Path) -
         _sync_directory(incomplete)
         replaced = path.with_name(path.name + ".replaced")
         if path.exists():
+            shutil.rmtree(replaced, ignore_errors=True)  # of a process that ended before it could
             run.warn(f"checkpoint: {path} of an earlier run is replaced")
             os.rename(path, replaced)
         os.rename(incomplete, path)
@@ -234,7 +264,7 @@ def _publish(run: Run, engine: CheckpointEngine, incomplete: Path, path: Path) -
 def _newest_of(run: Run, engines: list[CheckpointEngine]) -> tuple[int, Path] | None:
     best: tuple[int, int, Path] | None = None
     for number, engine in enumerate(engines):
-        path, passed_over = newest_checkpoint(Path(engine.config.output_dir).absolute())
+        path, passed_over = newest_checkpoint(_directory_of(engine), resumable=True)
         for other, problem in passed_over:
             run.warn(f"checkpoint: passed over {other}: {problem}")
         if path is not None:
@@ -258,14 +288,28 @@ def _refuse_other_world(run: Run, path: Path, stored: dict[str, Any]) -> None:
             )
 
 
-def _forget_old(engine: CheckpointEngine, newest: Path) -> None:
+def _fit_position(run: Run) -> None:
+    """Begin the next epoch when the data has become so short that the position is behind its end."""
+    state, steps_per_epoch = run.trainer.state, run.trainer.steps_per_epoch
+    if state.step_in_epoch >= steps_per_epoch:
+        run.warn(
+            f"checkpoint: it was written after step {state.step_in_epoch} of epoch {state.epoch}, and an epoch has "
+            f"{steps_per_epoch} steps now; going on with the next epoch"
+        )
+        state.epoch, state.step_in_epoch = state.epoch + 1, 0
+
+
+def _forget_old(run: Run, engine: CheckpointEngine, newest: Path) -> None:
     keep = engine.config.keep_last
     if not keep:
         return
     numbered = [(int(match[1]), path) for path in newest.parent.iterdir() if (match := _NAME.fullmatch(path.name))]
     for _, path in sorted(numbered, reverse=True)[keep:]:
         if path != newest and (path / MANIFEST).is_file():
-            shutil.rmtree(path)
+            try:
+                shutil.rmtree(path)
+            except OSError as error:  # the new one is written, and training can go on
+                run.warn(f"checkpoint: {path} could not be removed (keep_last): {error}")
 
 
 def _sha256(path: Path, *, sync: bool = False) -> str:

@@ -7,6 +7,7 @@ rows left: a slot without rows repeats a row with nothing to train on, and count
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+_CAN_FORK = sys.platform == "linux"
+"""Workers are forked, whatever Python's default is: they hold the rows and what collates them already, and neither can
+always be sent."""
 Collate = Callable[[list[Any]], dict[str, "torch.Tensor"]]
 
 
@@ -29,6 +33,8 @@ class MicroBatch(dict):
 
     rows: list[int]
     num_tokens: int
+    weight: float | None = None
+    """What the trainer's ``loss_weight`` counts in it, once it has been counted."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], rows: Sequence[int], num_tokens: int = 0) -> None:
         super().__init__(tensors)
@@ -43,7 +49,13 @@ class MicroBatch(dict):
         moved = {
             name: value.to(device, non_blocking=True) if hasattr(value, "to") else value for name, value in self.items()
         }
-        return MicroBatch(moved, self.rows, self.num_tokens)
+        return self.with_tensors(**moved)
+
+    def with_tensors(self, **tensors: torch.Tensor) -> MicroBatch:
+        """The same with some entries replaced."""
+        batch = MicroBatch({**self, **tensors}, self.rows, self.num_tokens)
+        batch.weight = self.weight
+        return batch
 
 
 class DataLoader:
@@ -111,7 +123,8 @@ class DataLoader:
             slots,
             batch_size=None,
             sampler=range(start * self.accumulation, total),
-            num_workers=self.num_workers if total else 0,
+            num_workers=self.num_workers if total and _CAN_FORK else 0,
+            multiprocessing_context="fork" if self.num_workers and total and _CAN_FORK else None,
             pin_memory=self.pin_memory,
             generator=torch.Generator(),  # its own, or each pass would draw from the random numbers of training
         )

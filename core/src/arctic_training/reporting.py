@@ -82,7 +82,7 @@ class Progress:
     def _train(self, metrics: Metrics, step: int, run: Run) -> None:
         self.recent = [*self.recent[-19:], metrics["step_seconds"]]
         config = run.config
-        horizon = run.trainer.training_horizon
+        horizon = run.trainer.last_step
         interval = config.train_log_iter_interval
         if not interval or (step % interval and step != horizon):
             return

@@ -190,10 +190,10 @@ class Run:
         checkpointing.resume(self)
         trainer = self.trainer
         self.first_step = trainer.state.step
-        if trainer.state.step >= trainer.training_horizon:
-            self.say(f"training is complete: {trainer.state.step} of {trainer.training_horizon} steps are taken")
+        if trainer.state.step >= trainer.last_step:
+            self.say(f"training is complete: {trainer.state.step} of {trainer.last_step} steps are taken")
         else:
-            self.say(f"training: {trainer.training_horizon} steps of {trainer.train_dataloader.global_batch_size} rows")
+            self.say(f"training: {trainer.last_step} steps of {trainer.train_dataloader.global_batch_size} rows")
 
     def finish(self) -> None:
         """Say what came of it."""

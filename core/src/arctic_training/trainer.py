@@ -98,6 +98,7 @@ class Trainer(Component):
         state = self.state
         self.hook.arctic_epoch_start(epoch=state.epoch, trainer=self)
         self.model.train()
+        first_step = state.step
         started = time.perf_counter()
         for batch in self.batches():
             self.data_seconds = time.perf_counter() - started
@@ -112,6 +113,12 @@ class Trainer(Component):
             if self.finished:
                 break
             started = time.perf_counter()
+        if state.step == first_step:  # or the loop would go round and round
+            raise ArcticError(
+                f"the dataloader gave no batch from step {state.step_in_epoch} of epoch {state.epoch} on, "
+                f"and counts {self.steps_per_epoch} in an epoch",
+                remedy="len() of a dataloader is the number of batches that its epoch() gives",
+            )
         if state.step_in_epoch == 0:  # not stopped in the middle
             self.hook.arctic_epoch_end(epoch=state.epoch - 1, trainer=self)
 
@@ -187,8 +194,9 @@ class Trainer(Component):
 
         counts = torch.zeros(3, dtype=torch.float64)
         for micro_batch in batch:
+            micro_batch.weight = float(self.loss_weight(micro_batch))
             if micro_batch.rows:
-                counts[0] += float(self.loss_weight(micro_batch))
+                counts[0] += micro_batch.weight
                 counts[1] += float(trained_tokens(micro_batch)) if "labels" in micro_batch else 0
                 counts[2] += micro_batch.num_tokens
         weight, trained, tokens = sum_over_ranks(counts, self.device).tolist()
@@ -196,19 +204,23 @@ class Trainer(Component):
 
     def normalised_loss(self, batch: MicroBatch, global_weight: float) -> torch.Tensor:
         """This micro-batch's share of the step's loss: its sum divided by the weight of the global batch."""
-        counted = self.loss_weight(batch)  # before the loss, which may take the labels out of the batch
+        # Counted before the loss, which may take the labels out of the batch; `weigh` did so before they left the CPU.
+        weight = float(self.loss_weight(batch)) if batch.weight is None else batch.weight
+        if not weight and "labels" in batch:
+            # A mean over no tokens is 0 / 0, and 0 times its gradient is not 0: train on any labels, and count nothing.
+            batch = batch.with_tensors(labels=batch["labels"].clamp(min=0))
         loss = self.hook.arctic_compute_loss(batch=batch, trainer=self)
+        if loss is None:
+            raise ArcticError(f"loss of {self.name!r} returned nothing", remedy="end it with `return loss`")
         if isinstance(loss, LossSum):
             total = loss.sum
-            if batch.rows and self.state.step == self.run.first_step:  # once: it reads the device
-                self._check_weight(float(counted), float(loss.weight))
+            if weight and batch.rows and self.state.step == self.run.first_step:  # once: it reads the device
+                self._check_weight(weight, float(loss.weight))
         else:
-            weight = float(counted)
-            # The mean over no tokens is 0 / 0; such a batch has nothing to say and must not poison the others.
-            total = loss * weight if weight else loss.nan_to_num(0.0) * 0.0
-        if not batch.rows:  # only here to keep this rank in step with the others
-            total = total * 0.0
-        return total / max(global_weight, 1.0)
+            total = loss * weight
+        if not batch.rows or not weight:  # only here to keep this rank in step with the others
+            total = total.nan_to_num(0.0) * 0.0
+        return total / (global_weight or 1.0)
 
     def evaluate(self) -> Metrics:
         """Evaluate on every evaluation row once, weighted by trained tokens."""
@@ -217,9 +229,10 @@ class Trainer(Component):
         return evaluate(self)
 
     def checkpoint(self) -> None:
-        """Save to every entry of the recipe's ``checkpoint`` list."""
+        """Save to every entry of the recipe's ``checkpoint`` list that is enabled."""
         for engine in self.checkpoint_engines:
-            self.run.save(engine)
+            if engine.config.enabled:
+                self.run.save(engine)
 
     def batches(self) -> Any:
         """The steps that are left of the current epoch."""
@@ -245,13 +258,17 @@ class Trainer(Component):
             )
 
     def end(self) -> None:
-        """What follows the last step: the last evaluation and checkpoints."""
+        """What follows the last step: the last evaluation and checkpoints.
+
+        A run that finds its last step taken already writes those that an earlier process was ended before.
+        """
         from arctic_training.checkpointing import due_at_end
 
-        if self.eval_dataloader is not None and self.run.last_evaluation_step != self.state.step:
+        took_steps = self.state.step > self.run.first_step
+        if took_steps and self.eval_dataloader is not None and self.run.last_evaluation_step != self.state.step:
             self.evaluate()
-        if self.state.step >= self.training_horizon:
-            for engine in due_at_end(self):
+        if self.state.step >= self.last_step:
+            for engine in due_at_end(self, only_missing=not took_steps):
                 self.run.save(engine)
 
     def _check_weight(self, counted: float, weight: float) -> None:
@@ -289,17 +306,21 @@ class Trainer(Component):
 
     @property
     def training_horizon(self) -> int:
-        """Optimizer steps of the whole training."""
+        """Optimizer steps of the whole training, which schedules follow; ``exit_iteration`` may end it earlier."""
         config = self.config
-        steps = config.train_iters or max(config.epochs * self.steps_per_epoch, config.min_iterations)
-        return min(steps, config.exit_iteration) if config.exit_iteration else steps
+        return config.train_iters or max(config.epochs * self.steps_per_epoch, config.min_iterations)
+
+    @property
+    def last_step(self) -> int:
+        """The optimizer step that training ends after."""
+        return min(self.training_horizon, self.config.exit_iteration or self.training_horizon)
 
     @property
     def finished(self) -> bool:
         """Whether this process has no step left to take."""
         taken_here = self.state.step - self.run.first_step
         limit = self.config.exit_iteration_this_run
-        return self.state.step >= self.training_horizon or bool(limit and taken_here >= limit)
+        return self.state.step >= self.last_step or bool(limit and taken_here >= limit)
 
     @property
     def global_step(self) -> int:
