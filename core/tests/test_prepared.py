@@ -144,3 +144,79 @@ def test_the_record_of_a_run_tells_its_data_and_tokenizer(run_recipe, tiny_recip
     assert record["data"]["train"]["rows"] == 64
     assert len(record["data"]["train"]["cache"]) == 32
     assert len(record["tokenizer"]) == 64
+
+
+def test_factories_of_one_file_do_not_share_rows(run_recipe, tiny_recipe, plugin_manager):
+    from arctic_training.testing.tiny import TinyDataFactory, TinyTrainer
+
+    class Whole(TinyDataFactory):
+        name = "whole"
+
+    class Ten(TinyDataFactory):
+        name = "ten"
+
+        def process(self, dataset):
+            return super().process(dataset)[:10]
+
+    class Choosing(TinyTrainer):
+        name = "choosing"
+        data_factory: Whole | Ten
+
+    plugin_manager.register_classes([Whole, Ten, Choosing], "test")
+    counts = []
+    for name in ("whole", "ten"):
+        tiny_recipe["data"]["type"] = name
+        counts.append(len(run_recipe(tiny_recipe | {"type": "choosing", "train_iters": 1}).rows["train"]))
+    assert counts == [64, 10]
+
+
+def test_code_that_stands_in_no_file_is_never_trusted_to_be_the_same(monkeypatch):
+    import sys
+    from types import ModuleType
+
+    from arctic_training.data_cache import source_hash
+    from arctic_training.testing.tiny import TinyDataFactory
+
+    monkeypatch.setitem(sys.modules, "a_notebook", ModuleType("a_notebook"))
+    assert source_hash(type("Typed", (TinyDataFactory,), {"__module__": "a_notebook"})) is None
+
+
+def test_a_changed_hook_of_a_file_prepares_the_data_anew(run_recipe, tiny_recipe, plugin_manager, arctic_home):
+    import importlib.util
+
+    def run_with(code):
+        path = arctic_home / "shortening.py"
+        path.write_text(code)
+        spec = importlib.util.spec_from_file_location("shortening", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        plugin_manager.register(module, "shortening")
+        try:
+            return len(run_recipe(tiny_recipe | {"train_iters": 1}).rows["train"])
+        finally:
+            plugin_manager.unregister(module)
+
+    code = (
+        "from arctic_training import hookimpl\n"
+        "@hookimpl(wrapper=True)\n"
+        "def arctic_prepare_data():\n"
+        "    rows = yield\n"
+        "    return rows[:{number}]\n"
+    )
+    assert [run_with(code.format(number=number)) for number in (8, 4)] == [8, 4]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("no such rows"), ValueError("not a number")])
+def test_what_a_source_raises_is_not_blamed_on_the_cache(run_recipe, tiny_recipe, plugin_manager, error):
+    from arctic_training.testing.tiny import TinySource
+
+    class Failing(TinySource):
+        name = "failing"
+
+        def load(self, config, split):
+            raise error
+
+    plugin_manager.register_classes([Failing], "test")
+    tiny_recipe["data"]["sources"] = [{"type": "failing"}]
+    with pytest.raises(type(error), match=str(error)):
+        run_recipe(tiny_recipe)

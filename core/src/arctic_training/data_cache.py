@@ -50,18 +50,12 @@ def prepared_rows(run: Run, split: str) -> PreparedRows:
             where=str(directory),
             remedy="run once without fail_on_missing_cache",
         )
-    try:
+    with _storing(directory, split):
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(run, directory, split):
-            if (directory / INDEX_FILE).is_file():
-                return PreparedRows(directory)
-            return _prepare(run, split, directory)
-    except OSError as error:
-        raise DataError(
-            f"the prepared data cannot be written: {error}",
-            where=str(directory),
-            remedy="set data.cache_dir or ARCTIC_HOME",
-        ) from error
+    with _locked(run, directory, split):
+        if (directory / INDEX_FILE).is_file():
+            return PreparedRows(directory)
+        return _prepare(run, split, directory)
 
 
 def cache_key(run: Run, split: str) -> str | None:
@@ -76,6 +70,9 @@ def cache_key(run: Run, split: str) -> str | None:
             return None
         fingerprints.append([fingerprint, _plain(source), source_hash(type(component))])
     factory = run.component("data")
+    hashes = [source_hash(type(factory)), *(code for _, _, code in fingerprints)]
+    if None in hashes:
+        return None
     tokenizer = run.trainer.tokenizer
     parts = {
         "split": split if config.train_eval_split[1] or config.eval_sources else "train",
@@ -85,23 +82,28 @@ def cache_key(run: Run, split: str) -> str | None:
         "tokenizer": run.component("tokenizer").fingerprint(tokenizer),
         "factory": source_hash(type(factory)),
         "plugins": run.fingerprint,
+        "hooks": _hook_code(run),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def source_hash(cls: type) -> str:
-    """A hash of the code behind a class, so that a changed line prepares the data anew.
+def source_hash(cls: type) -> str | None:
+    """A hash of the code behind a class, so that a changed line prepares the data anew; None where the code stands in
+    no file, as in a notebook.
 
     Of each class in its line of bases, all modules of its package count: it may call any of them.
     """
     files: set[Path] = set()
     for base in cls.__mro__[:-1]:
-        module = sys.modules.get(base.__module__.partition(".")[0])
-        if module is None or module.__file__ is None or base.__module__ == "abc":
+        if base.__module__ == "abc":
             continue
-        path = Path(module.__file__)
+        modules = [sys.modules.get(name) for name in (base.__module__.partition(".")[0], base.__module__)]
+        file = next((file for module in modules if (file := getattr(module, "__file__", None))), None)
+        if file is None:
+            return None
+        path = Path(file)
         files.update(path.parent.rglob("*.py") if path.name == "__init__.py" else [path])
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(cls.__qualname__.encode())
     for path in sorted(files):
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -138,15 +140,16 @@ def _locked(run: Run, directory: Path, split: str) -> Iterator[None]:
     # is seen by all.
     shared = run.config.data.cache_fs_type == "shared"
     lock: Any = SoftFileLock(path) if shared else FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except NotImplementedError:  # this file system has no locks
-        lock = SoftFileLock(path)
-        lock.acquire()
-    except Timeout:
-        hint = f" (if it died, remove {path})" if shared else ""
-        run.say(f"data: another process prepares the {split} rows; waiting for it{hint}")
-        lock.acquire()
+    with _storing(directory, split):
+        try:
+            lock.acquire(timeout=0)
+        except NotImplementedError:  # this file system has no locks
+            lock = SoftFileLock(path)
+            lock.acquire()
+        except Timeout:
+            hint = f" (if it died, remove {path})" if shared else ""
+            run.say(f"data: another process prepares the {split} rows; waiting for it{hint}")
+            lock.acquire()
     try:
         yield
     finally:
@@ -157,8 +160,9 @@ def _prepare(run: Run, split: str, directory: Path) -> PreparedRows:
     factory = run.component("data")
     factory.counts.clear()
     incomplete = directory.with_name(f"{directory.name}.incomplete")
-    shutil.rmtree(incomplete, ignore_errors=True)
-    incomplete.mkdir()
+    with _storing(directory, split):
+        shutil.rmtree(incomplete, ignore_errors=True)
+        incomplete.mkdir()
     try:
         rows = run.plugins.ask(
             "arctic_prepare_data",
@@ -169,13 +173,37 @@ def _prepare(run: Run, split: str, directory: Path) -> PreparedRows:
             config=run.config.data,
             run=run,
         )
-        write_rows(_each(rows), incomplete, {"counts": dict(factory.counts)})
-        os.rename(incomplete, directory)
-    except ValueError as error:
-        raise DataError(f"the {split} rows cannot be stored: {error}", remedy="give rows of equal columns") from error
+        with _storing(directory, split):
+            write_rows(_each(rows), incomplete, {"counts": dict(factory.counts)})
+            os.rename(incomplete, directory)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
     return PreparedRows(directory)
+
+
+@contextlib.contextmanager
+def _storing(directory: Path, split: str) -> Iterator[None]:
+    """Explain what goes wrong while rows are stored, and only then: loading and preparing have errors of their own."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"the prepared data cannot be written: {error}",
+            where=str(directory),
+            remedy="set data.cache_dir or ARCTIC_HOME",
+        ) from error
+    except ValueError as error:
+        raise DataError(f"the {split} rows cannot be stored: {error}", remedy="give rows of equal columns") from error
+
+
+def _hook_code(run: Run) -> list[list[str]]:
+    """The files of the hook implementations that rows go through, and what they hold."""
+    found = []
+    for hook in ("arctic_load_data", "arctic_prepare_data"):
+        for plugin, kind, where in run.plugins.implementations(hook):
+            path = Path(where.rpartition(":")[0])
+            found.append([hook, plugin, kind, hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""])
+    return found
 
 
 def _each(rows: Any) -> Iterator[Any]:
