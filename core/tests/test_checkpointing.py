@@ -277,3 +277,10 @@ def test_a_plugin_that_saves_leaves_out_what_is_not_enabled(run_recipe, recipe, 
     plugin_manager.register(AtTheEnd(), "at the end")
     run_recipe(recipe | {"checkpoint": {"output_dir": "out", "enabled": False}})
     assert not (arctic_home / "out").exists()
+
+
+def test_other_master_weights_are_refused_with_the_place(run_recipe, recipe):
+    recipe["model"]["dtype"] = "bf16"
+    run_recipe(recipe | {"exit_iteration_this_run": 3})
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        run_recipe(recipe | {"engine": {"type": "torch", "master_weights": False}})

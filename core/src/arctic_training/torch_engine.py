@@ -24,7 +24,7 @@ STATE_FILE = "engine.pt"
 class TorchEngineConfig(EngineConfig):
     gradient_clipping: float = key(1.0, ge=0, doc="Largest L2 norm of the gradient; 0 for no clipping.")
     master_weights: bool = key(
-        True, doc="Keep fp32 master weights beside a bf16 or fp16 model. false is pure 16-bit training."
+        True, doc="Keep fp32 master weights beside a bf16 or fp16 model. false is pure bf16 training."
     )
 
 
@@ -43,13 +43,19 @@ class TorchEngine(Engine):
                 f"the torch engine trains in one process, and there are {self.world_size} ranks",
                 remedy=f"pip install {KNOWN_COMPONENTS['engine', 'deepspeed']}, or set engine: {{type: deepspeed}}",
             )
+        fp16 = any(parameter.dtype == torch.float16 for parameter in model.parameters() if parameter.requires_grad)
+        if fp16 and not self.config.master_weights:
+            raise UsageError(
+                "fp16 cannot train without master weights: its scaled gradients have to be divided in fp32",
+                where="engine.master_weights",
+                remedy="leave it out, or set model.dtype: bf16",
+            )
         self.model = self.model_unwrapped = model.to(self.device)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.master_of: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
         if self.config.master_weights:
             self._make_master_weights()
-        fp16 = any(parameter.dtype == torch.float16 for parameter in model.parameters())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -96,16 +102,16 @@ class TorchEngine(Engine):
             state = torch.load(path / STATE_FILE, map_location=self.device, weights_only=True)
             self.model_unwrapped.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for master, saved in zip(self.master_of.values(), state["master_weights"], strict=True):
+                master.data.copy_(saved)
         except (RuntimeError, ValueError, KeyError, OSError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit this model and optimizer: {error}",
                 where=str(path),
-                remedy="resume with the model and optimizer sections that the checkpoint was written with",
+                remedy="resume with the model, optimizer and engine sections that the checkpoint was written with",
             ) from error
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
-        for master, saved in zip(self.master_of.values(), state["master_weights"], strict=True):
-            master.data.copy_(saved)
 
     @property
     def learning_rate(self) -> float:
