@@ -7,7 +7,7 @@ import pytest
 
 from arctic_training import LossSum, hookimpl
 from arctic_training.dataloader import DataLoader
-from arctic_training.errors import ArcticError, RecipeError, TrainingStopped
+from arctic_training.errors import ArcticError, RecipeError, TrainingStopped, UsageError
 from arctic_training.scheduler import SchedulerFactory
 from arctic_training.testing.tiny import TinyDataFactory, TinyTrainer
 
@@ -332,3 +332,99 @@ def test_ending_early_does_not_bend_the_schedule(run_recipe, tiny_recipe, plugin
         for keys in ({}, {"exit_iteration": 3})
     )
     assert ended == whole[:3]
+
+
+def test_evaluation_leaves_the_random_numbers_of_training_alone(run_recipe, tiny_recipe, plugin_manager):
+    class Noisy(TinyTrainer):
+        name = "noisy"
+
+        def loss(self, batch):
+            import torch
+
+            torch.rand(3)
+            return super().loss(batch)
+
+    plugin_manager.register_classes([Noisy], "test")
+    recipe = tiny_recipe | {"type": "noisy", "train_iters": 4, "model": {"dtype": "fp32", "dropout": 0.3}}
+    alone = run_recipe(recipe)
+    data = recipe["data"] | {"eval_sources": [{"type": "tiny", "texts": ["a", "abc"]}]}
+    assert train_losses(run_recipe(recipe | {"data": data, "eval_interval": 1})) == train_losses(alone)
+
+
+def test_metrics_are_plain_json_whatever_a_plugin_adds(run_recipe, tiny_recipe, plugin_manager):
+    import json
+
+    class Adding:
+        @hookimpl
+        def arctic_step_end(self, step, metrics, trainer):
+            import numpy as np
+            import torch
+
+            metrics |= {"tensor": torch.tensor(0.5), "array": np.float32(0.25), "ratio": math.nan, "parts": [math.inf]}
+
+    plugin_manager.register(Adding(), "adding")
+    run = run_recipe(tiny_recipe | {"train_iters": 1})
+    line = (run.run_dir / "metrics.jsonl").read_text().splitlines()[0]
+    record = json.loads(line, parse_constant=pytest.fail)
+    assert [record[name] for name in ("tensor", "array", "ratio", "parts")] == [0.5, 0.25, None, [None]]
+
+
+def test_fp16_without_master_weights_is_refused(run_recipe, tiny_recipe):
+    engine = {"type": "torch", "master_weights": False}
+    run_recipe(tiny_recipe | {"model": {"dtype": "bf16"}, "engine": engine, "train_iters": 1})
+    with pytest.raises(UsageError, match="fp16 cannot train without master weights"):
+        run_recipe(tiny_recipe | {"model": {"dtype": "fp16"}, "engine": engine})
+
+
+class Tidy:
+    """Notes when it is set up and tidied up, and fails at the latter if it is told to."""
+
+    def __init__(self, name, notes, error=None):
+        self.name, self.notes, self.error = name, notes, error
+
+    @hookimpl
+    def arctic_configure(self, run):
+        self.notes.append(f"{self.name} up")
+
+    @hookimpl
+    def arctic_unconfigure(self, run):
+        self.notes.append(f"{self.name} down")
+        if self.error:
+            raise self.error
+
+
+def test_all_tidy_up_in_reverse_even_if_one_cannot(run_recipe, tiny_recipe, plugin_manager):
+    notes = []
+    for name, error in (("a", None), ("b", OSError("no")), ("c", None)):
+        plugin_manager.register(Tidy(name, notes, error), name)
+    with pytest.raises(OSError, match="no"):
+        run_recipe(tiny_recipe | {"train_iters": 1})
+    assert notes == ["c up", "b up", "a up", "a down", "b down", "c down"]
+
+
+def test_tidying_up_does_not_hide_the_error_that_ended_the_run(run_recipe, tiny_recipe, plugin_manager):
+    class Failing(TinyTrainer):
+        name = "failing"
+
+        def loss(self, batch):
+            raise RuntimeError("no loss today")
+
+    plugin_manager.register_classes([Failing], "test")
+    plugin_manager.register(Tidy("a", [], OSError("no")), "a")
+    with pytest.raises(RuntimeError, match="no loss today"):
+        run_recipe(tiny_recipe | {"type": "failing"})
+
+
+def test_a_run_directory_that_cannot_be_written_is_told_with_the_remedy(run_recipe, tiny_recipe, arctic_home):
+    (arctic_home / "file").touch()
+    with pytest.raises(UsageError, match=r"log cannot be written: .*\n  set run_dir"):
+        run_recipe(tiny_recipe | {"run_dir": str(arctic_home / "file/run")})
+
+
+def test_runs_that_start_in_the_same_second_have_directories_of_their_own(tiny_recipe, plugin_manager):
+    from arctic_training.recipe import load_recipe
+    from arctic_training.resolve import resolve
+    from arctic_training.run_record import choose_run_dir
+
+    config = resolve(load_recipe(tiny_recipe), plugin_manager)
+    assert len({choose_run_dir(config) for _ in range(4)}) == 4

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from arctic_training.distributed import sum_over_ranks
 from arctic_training.errors import ArcticError
 from arctic_training.loss import LossSum, trained_tokens
+from arctic_training.state import random_state, restore_random_state
 
 if TYPE_CHECKING:
     import torch
@@ -28,12 +29,14 @@ def evaluate(trainer: Trainer, name: str = "eval") -> Metrics:
         raise ArcticError("there is nothing to evaluate on", remedy="give data.eval_sources and eval_interval")
     trainer.hook.arctic_evaluate_start(trainer=trainer)
     started = time.perf_counter()
+    numbers = random_state()
     trainer.model.eval()
     totals = torch.zeros(5, dtype=torch.float64)  # loss, weight, rows, tokens, trained tokens
     with torch.no_grad():
         for (micro_batch,) in trainer.eval_dataloader.epoch(0):
             totals += _totals_of(trainer, micro_batch.to(trainer.device))
     trainer.model.train()
+    restore_random_state(numbers)
     loss, weight, rows, tokens, trained = sum_over_ranks(totals, trainer.device).tolist()
     metrics: Metrics = {
         "kind": "eval",

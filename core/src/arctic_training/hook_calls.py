@@ -76,6 +76,22 @@ class HookCalls:
         answers = [event for event in trail.events if not event.implementation.wrapper]
         return [(event.plugin, event.value) for event in answers if event.value is not None]
 
+    def call_backwards(self, hook_name: str, /, **arguments: Any) -> list[Exception]:
+        """Call every implementation of a hook, each by itself and in the reverse of the usual order.
+
+        Returns:
+            What they raised: one that fails does not keep the others from being called.
+        """
+        carriers = [implementation.plugin for implementation in self._caller(hook_name).get_hookimpls()]
+        errors: list[Exception] = []
+        for carrier in carriers:
+            others = [other for other in carriers if other is not carrier]
+            try:
+                self._pluggy.subset_hook_caller(hook_name, others)(**arguments)
+            except Exception as error:  # noqa: BLE001 - handed back, so that the others are called too
+                errors.append(error)
+        return errors
+
     def check_pending(self) -> None:
         """Make sure that each implementation belongs to a hook that exists, though a misspelt one is refused already.
 

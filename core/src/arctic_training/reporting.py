@@ -6,6 +6,7 @@ A plugin like any other: it takes its records from ``arctic_log_metrics``.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -28,7 +29,7 @@ class MetricsFile:
 
     @hookimpl
     def arctic_log_metrics(self, metrics: Metrics, step: int, run: Run) -> None:
-        line = json.dumps(metrics, default=str) + "\n"
+        line = json.dumps(_strict(metrics), allow_nan=False, default=str) + "\n"
         for file in self.files:
             file.write(line)
             file.flush()
@@ -102,6 +103,17 @@ class Progress:
         self.stream.write(f"\r{text.ljust(self.width)}")
         self.stream.flush()
         self.width = len(text)
+
+
+def _strict(value: Any) -> Any:
+    """A record as JSON has it: numbers of other libraries as plain ones, null for what is not finite."""
+    if isinstance(value, dict):
+        return {str(name): _strict(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # of torch or numpy
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def duration(seconds: float) -> str:

@@ -76,6 +76,9 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
     for name in own_keys & contributed.keys():
         setattr(config, name, contributed.pop(name))
         annotate(config, given=config.given | {name})
+    if config.deepspeed and config.engine.type == "torch":
+        structurer.refuse("has no effect on the engine 'torch': leave one of them out", path=("deepspeed",), of="key")
+        structurer.finish()
     annotate(
         config,
         recipe=recipe,

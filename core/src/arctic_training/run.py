@@ -204,20 +204,25 @@ class Run:
         """Write down why the run ended, for whoever reads its log and for the launcher's parent."""
         self.log.error("the run ended: %s", error, exc_info=error, extra={"said": True})
         if isinstance(error, Exception):
-            write_fault(self, error)
+            try:
+                write_fault(self, error)
+            except OSError as failure:  # the error itself matters more
+                self.log.error("the cause could not be written down: %s", failure)
         error.arctic_log_path = str(self.log_path)  # type: ignore[attr-defined]
 
     def tear_down(self) -> None:
         """Tidy up; nothing here may hide the error that ended the run."""
-        try:
-            self.hook.arctic_unconfigure(run=self)
-        finally:
-            failed = sys.exc_info()[0] is not None
-            if self._joined and not (failed and self.world.size > 1):  # a rank that failed must not wait for the others
-                distributed.leave()
-            for plugin in self._own_plugins:
-                self.plugins.unregister(plugin)
-            stop_logging(self.log)
+        failed = sys.exc_info()[0] is not None
+        errors = self.plugins.call_backwards("arctic_unconfigure", run=self)
+        for error in errors:
+            self.log.error("tidying up failed: %s", error, exc_info=error)
+        if self._joined and not (failed and self.world.size > 1):  # a rank that failed must not wait for the others
+            distributed.leave()
+        for plugin in self._own_plugins:
+            self.plugins.unregister(plugin)
+        stop_logging(self.log)
+        if errors and not failed:
+            raise errors[0]
 
     def component(self, kind: str) -> Any:
         """The component that the recipe's section of this kind selects, made once."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_training import __version__
-from arctic_training.errors import ArcticError
+from arctic_training.errors import ArcticError, UsageError
 
 if TYPE_CHECKING:
     from arctic_training.run import Run
@@ -44,24 +44,44 @@ def choose_run_dir(config: TrainerConfig) -> Path:
     if name == "recipe" and config.recipe.path is not None:
         name = config.recipe.path.absolute().parent.name
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID", "none")
+        job = _slurm_job() or os.environ.get("TORCHELASTIC_RUN_ID", "none")
         suffix = job if job != "none" else f"port-{os.environ.get('MASTER_PORT', '0')}-{os.getppid()}"
         return Path("runs", f"{name}-{suffix}").absolute()
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path("runs", f"{name}-{now}").absolute()
     number = 1
-    while path.exists():
+    while not _made(path):
         number += 1
         path = path.with_name(f"{name}-{now}-{number}")
     return path
 
 
+def _made(path: Path) -> bool:
+    """Make a directory, unless somebody else has: two runs that start in the same second each get one of their own."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError:  # whoever writes into it first says why
+        return True
+    return True
+
+
+def _slurm_job() -> str:
+    """The number of this job and of the step in it, since one job may run a recipe several times."""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID")
+    return ".".join(os.environ[name] for name in names if os.environ.get(name))
+
+
 def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]:
-    """This rank's logger and log file. Warnings of all libraries go to both, Arctic's own lines to the file in any
-    case.
+    """This rank's logger and log file. Arctic's lines go to the file, and what was not said already is printed from
+    ``level`` on.
 
     Returns:
         The logger, and the path of the log file.
+
+    Raises:
+        UsageError: the file cannot be written.
     """
     rank = run.world.rank
     directory = Path(config.output_dir) if config.output_dir else run.run_dir / "logs"
@@ -73,8 +93,15 @@ def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]
     form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handlers: list[logging.Handler] = []
     if config.file_output_ranks == "*" or rank in config.file_output_ranks:
-        directory.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path))
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(path))
+        except OSError as error:
+            raise UsageError(
+                f"the run's log cannot be written: {error}",
+                where=str(path),
+                remedy="set run_dir or logger.output_dir to a directory that can be written to",
+            ) from error
         handlers[-1].setLevel(logging.INFO)
         handlers[-1].setFormatter(form)
     if config.print_output_ranks == "*" or rank in config.print_output_ranks:
