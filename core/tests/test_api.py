@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import arctic_training
-from arctic_training import Trainer, get_config, register
+from arctic_training import Trainer, get_config, hookimpl, register
 from arctic_training.api import configure
 from arctic_training.errors import PluginError, RecipeError, UsageError
 from arctic_training.testing.tiny import (
@@ -221,3 +221,52 @@ def test_threads_that_wait_sleep_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     wait_without_spinning()
     assert os.environ["OMP_WAIT_POLICY"] == "active"
+
+
+def made_by_hand(recipe, plugin_manager, trainer=TinyTrainer):
+    from arctic_training.recipe import load_recipe
+    from arctic_training.resolve import resolve
+
+    return trainer(resolve(load_recipe(recipe), plugin_manager))
+
+
+def test_each_call_of_train_is_a_run(tiny_recipe, plugin_manager, arctic_home):
+    trainer = made_by_hand(tiny_recipe | {"train_iters": 2}, plugin_manager)
+    trainer.train()
+    first = trainer.run
+    trainer.train()
+    assert trainer.run is not first
+    assert trainer.global_step == 2
+
+
+def test_a_trainer_whose_run_could_not_be_built_can_try_again(tiny_recipe, plugin_manager, arctic_home):
+    class FailsOnce:
+        has_failed = False
+
+        @hookimpl
+        def arctic_build_loss(self, config, run):
+            if not self.has_failed:
+                self.has_failed = True
+                raise RuntimeError("not yet")
+
+    plugin_manager.register(FailsOnce(), "fails once")
+    trainer = made_by_hand(tiny_recipe | {"train_iters": 2}, plugin_manager)
+    with pytest.raises(RuntimeError, match="not yet"):
+        trainer.train()
+    trainer.train()
+    assert trainer.global_step == 2
+
+
+def test_a_trainer_that_the_recipe_was_not_resolved_for_is_refused(tiny_recipe, plugin_manager, arctic_home):
+    class Wide(TinyModelFactory):
+        name = "wide"
+
+    class WideTrainer(TinyTrainer):
+        name = "wide"
+        model_factory: Wide
+
+    plugin_manager.register_classes([Wide, WideTrainer], "test")
+    with pytest.raises(
+        UsageError, match=r"WideTrainer declares another model_factory.*\n.*type: wide"
+    ):
+        made_by_hand(tiny_recipe, plugin_manager, WideTrainer).train()

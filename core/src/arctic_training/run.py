@@ -16,6 +16,7 @@ from arctic_training.data_cache import prepared_rows
 from arctic_training.distributed import World
 from arctic_training.errors import PluginError, RecipeError, UsageError
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
+from arctic_training.resolve import TRAINER_ATTRIBUTES, own_name
 from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
 from arctic_training.state import Metrics, seed_everything
 
@@ -74,6 +75,7 @@ class Run:
         self.data_facts: dict[str, dict[str, Any]] = {}
         self._own_plugins: list[Any] = []
         self._joined = False
+        self.is_over = False
 
     def execute(self) -> None:
         """Run from beginning to end, and tidy up however it ends."""
@@ -115,6 +117,7 @@ class Run:
         from arctic_training.trainer import Trainer
 
         if self._given_trainer is not None:
+            self._refuse_other_components(type(self._given_trainer))
             self.trainer = self._given_trainer
             self.trainer.run = self
         else:
@@ -212,6 +215,7 @@ class Run:
 
     def tear_down(self) -> None:
         """Tidy up; nothing here may hide the error that ended the run."""
+        self.is_over = True
         failed = sys.exc_info()[0] is not None
         errors = self.plugins.call_backwards("arctic_unconfigure", run=self)
         for error in errors:
@@ -316,6 +320,17 @@ class Run:
         engine_class: Any = registry.get("engine", name)
         engine_config = engine_class.config_class()(type=name)
         return engine_class, engine_config, reason
+
+    def _refuse_other_components(self, given: type[Trainer]) -> None:
+        """A trainer made by hand must want what the recipe was resolved for."""
+        wanted = self.config.trainer_class
+        for attribute in ("config", *TRAINER_ATTRIBUTES.values()):
+            if given.declared(attribute) != wanted.declared(attribute):
+                raise UsageError(
+                    f"{given.__name__} declares another {attribute} than {wanted.__name__}, which the recipe was "
+                    "resolved for",
+                    remedy=f"set type: {own_name(given)}",
+                )
 
     def _refuse_later_keys(self) -> None:
         from arctic_training.config import default_value, walk

@@ -75,9 +75,10 @@ class Trainer(Component):
         Raises:
             TrainingStopped: a loss or gradient is not finite, or the kill switch was thrown.
         """
-        if not hasattr(self, "run"):  # made by hand: the run builds all stages and comes back here
+        if not hasattr(self, "run") or self.run.is_over:  # by hand: the run builds all stages and comes back here
             from arctic_training.run import Run
 
+            self.state = TrainState()
             return Run(self.config, trainer=self).execute()
         error: BaseException | None = None
         self.hook.arctic_train_start(trainer=self)
