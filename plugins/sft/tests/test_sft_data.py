@@ -268,6 +268,12 @@ def test_fused_packs_count_positions_through_and_the_draw_follows_the_seed(make_
     assert 30 < sum(fused(1, 0.3)) < 90
 
 
+def test_the_documents_of_packs_that_are_given_begin_without_a_label(make_factory):
+    pack = {"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4], "position_ids": [0, 1, 0, 1]}
+    (row,) = plain(make_factory(max_length=8).finish([pack]))
+    assert row["labels"] == [-100, 2, -100, 4]
+
+
 def test_rows_that_are_packs_already_are_not_packed_again(make_factory):
     pack = {"input_ids": [1, 2, 3, 4], "labels": [-100, 2, -100, 4], "position_ids": [0, 1, 0, 1]}
     assert plain(make_factory(max_length=8).finish([pack])) == [pack]

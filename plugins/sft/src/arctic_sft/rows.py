@@ -91,9 +91,12 @@ class TokenRows(Sequence):
         return TokenRows({name: values[tokens] for name, values in self.columns.items()}, lengths)
 
     def unlabel_first_tokens(self) -> None:
-        """Take the label from the first token of each row: nothing before it predicts it."""
+        """Take the label from the first token of each row, and of each document of a pack: nothing before it predicts
+        it."""
         self.columns["labels"] = self.columns["labels"].copy()
         self.columns["labels"][self.offsets[:-1]] = IGNORE_INDEX
+        if POSITIONS in self.columns:
+            self.columns["labels"][self.columns[POSITIONS] == 0] = IGNORE_INDEX
 
     def trained(self) -> np.ndarray:
         """Number of trained tokens of each row."""
