@@ -169,6 +169,19 @@ def test_a_broken_tensor_is_refused_by_name_after_all_were_gathered(export, tiny
     assert set(model.state_dict()) - set(export.given) <= {BROKEN}
 
 
+def test_a_full_disk_does_not_stop_the_gathering(export, tiny_config, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    model = tiny_llama(tiny_config())
+    with pytest.raises(SafetensorError):
+        export(model, max_shard_size=1)
+    assert export.given == list(model.state_dict())
+
+
 def test_other_ranks_gather_and_write_nothing(export, tiny_config, tmp_path):
     model = tiny_llama(tiny_config())
     export(model, lambda name, tensor: tensor[:0], rank=1)
