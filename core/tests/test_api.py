@@ -266,7 +266,5 @@ def test_a_trainer_that_the_recipe_was_not_resolved_for_is_refused(tiny_recipe, 
         model_factory: Wide
 
     plugin_manager.register_classes([Wide, WideTrainer], "test")
-    with pytest.raises(
-        UsageError, match=r"WideTrainer declares another model_factory.*\n.*type: wide"
-    ):
+    with pytest.raises(UsageError, match=r"WideTrainer declares another model_factory.*\n.*type: wide"):
         made_by_hand(tiny_recipe, plugin_manager, WideTrainer).train()
