@@ -115,3 +115,13 @@ def test_workers_need_nothing_that_can_be_sent():
         assert sorted(step[0].rows[0] for step in loader) == [0, 1, 2, 3]
     finally:
         multiprocessing.set_start_method(before, force=True)
+
+
+def test_a_collate_that_draws_gets_other_numbers_in_each_epoch_and_on_each_rank():
+    import torch
+
+    one, two = loaders(4, 2, num_workers=1)
+    for loader in (one, two):
+        loader.collate = lambda rows: {"drawn": torch.rand(1)}
+    drawn = [float(step[0]["drawn"]) for loader in (one, two) for epoch in (0, 1) for step in loader.epoch(epoch)]
+    assert len(set(drawn)) == len(drawn) == 8

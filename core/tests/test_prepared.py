@@ -133,7 +133,9 @@ def test_rows_of_a_source_that_cannot_tell_what_it_loads_do_not_outlive_the_run(
     plugin_manager.register_classes([Silent], "test")
     for texts in (["one", "two"], ["three", "four", "five"]):
         tiny_recipe["data"]["sources"] = [{"type": "silent", "texts": texts}]
-        assert len(run_recipe(tiny_recipe | {"train_iters": 1, "run_dir": "same"}).rows["train"]) == len(texts)
+        run = run_recipe(tiny_recipe | {"train_iters": 1, "run_dir": "same"})
+        assert len(run.rows["train"]) == len(texts)
+        assert len(list((run.run_dir / "data").iterdir())) == 1
 
 
 def test_the_record_of_a_run_tells_its_data_and_tokenizer(run_recipe, tiny_recipe):

@@ -55,6 +55,8 @@ def prepared_rows(run: Run, split: str) -> PreparedRows:
     with _locked(run, directory, split):
         if (directory / INDEX_FILE).is_file():
             return PreparedRows(directory)
+        if key is None:
+            _forget_other_launches(directory.parent)
         return _prepare(run, split, directory)
 
 
@@ -129,6 +131,14 @@ def _launch(run: Run) -> str:
     if run.world.size == 1:
         return uuid.uuid4().hex
     return f"{os.environ.get('MASTER_PORT', 'ranks')}-{os.getppid()}"
+
+
+def _forget_other_launches(directory: Path) -> None:
+    """Remove what earlier launches prepared here and nobody will read; other nodes of this one share its port."""
+    port = directory.name.partition("-")[0]
+    for other in directory.parent.iterdir():
+        if other.name.partition("-")[0] != port:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -126,7 +126,7 @@ class DataLoader:
             num_workers=self.num_workers if total and _CAN_FORK else 0,
             multiprocessing_context="fork" if self.num_workers and total and _CAN_FORK else None,
             pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # its own, or each pass would draw from the random numbers of training
+            generator=self._generator(epoch),  # its own, or each pass would draw from the random numbers of training
         )
         step: list[MicroBatch] = []
         for micro_batch in loader:
@@ -142,6 +142,13 @@ class DataLoader:
         if self.seed is None:
             return np.arange(len(self.rows))
         return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.rows))
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        """Seeds the workers, for a ``collate`` that draws: other numbers in each epoch and on each rank."""
+        import torch
+
+        seed = ((self.seed or 0) * 1_000_003 + epoch) * self.world.size + self.world.rank
+        return torch.Generator().manual_seed(seed % 2**63)
 
 
 class _Slots:
