@@ -157,6 +157,18 @@ def test_a_loss_that_is_not_finite_ends_training_before_the_weights_take_it(run_
     assert all(parameter.isfinite().all() for parameter in poisoned.trainer.model_unwrapped.parameters())
 
 
+def test_fp16_whose_gradients_are_never_finite_ends(run_recipe, tiny_recipe, plugin_manager):
+    class Poisoned:
+        @hookimpl(wrapper=True)
+        def arctic_compute_loss(self, batch, trainer):
+            loss = yield
+            return loss._replace(sum=loss.sum + (trainer.model.output.bias * 0).sqrt().sum())
+
+    plugin_manager.register(Poisoned(), "poisoned")
+    with pytest.raises(TrainingStopped, match="gradient norm is nan at step 50"):
+        run_recipe(tiny_recipe | {"model": {"dtype": "fp16"}, "train_iters": 60})
+
+
 def test_the_kill_switch_stops_training_after_the_step(run_recipe, tiny_recipe, arctic_home):
     switch = arctic_home / "switch"
     switch.touch()

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from arctic_training.run import Run
 
 
+MOST_SKIPPED_STEPS = 50
+"""After so many steps in a row that were not applied, the loss scale of fp16 has been halved to nothing: it is not what
+is wrong."""
+
+
 class Trainer(Component):
     """Trains a model. Subclasses say what the loss is, and by their annotations which components they work with.
 
@@ -62,6 +67,8 @@ class Trainer(Component):
     checkpoint_engines: list[CheckpointEngine]
     data_seconds: float = 0.0
     """How long the batch of the current step was waited for."""
+    skipped_steps: int = 0
+    """Steps in a row that were not applied."""
 
     def __init__(self, config: TrainerConfig, run: Run | None = None) -> None:
         self.config = config
@@ -284,8 +291,11 @@ class Trainer(Component):
         import math
 
         if math.isfinite(loss) and result.applied:
+            self.skipped_steps = 0
             return
-        if self.config.model.precision == "fp16" and math.isfinite(loss):
+        self.skipped_steps += 1
+        scale_may_help = self.config.model.precision == "fp16" and self.skipped_steps < MOST_SKIPPED_STEPS
+        if scale_may_help and math.isfinite(loss):
             self.run.event("skipped_step", step=step, grad_norm=result.grad_norm, reason="loss scale")
             return
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {result.grad_norm}"
