@@ -284,3 +284,35 @@ def test_other_master_weights_are_refused_with_the_place(run_recipe, recipe):
     run_recipe(recipe | {"exit_iteration_this_run": 3})
     with pytest.raises(CheckpointError, match="does not fit this model"):
         run_recipe(recipe | {"engine": {"type": "torch", "master_weights": False}})
+
+
+def rates(run):
+    return [record["learning_rate"] for record in run.metrics if record["kind"] == "train"]
+
+
+def test_a_longer_schedule_and_another_rate_hold_from_the_first_step_of_a_resume(run_recipe, recipe, plugin_manager):
+    import torch
+
+    from arctic_training.scheduler import SchedulerFactory
+
+    class Falling(SchedulerFactory):
+        name = "falling"
+
+        def create_scheduler(self, optimizer):
+            horizon = self.training_horizon
+            return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / horizon)
+
+    plugin_manager.register_classes([Falling], "test")
+    recipe["scheduler"] = {"type": "falling"}
+    run_recipe(recipe | {"train_iters": 3})
+    recipe["optimizer"] = recipe["optimizer"] | {"learning_rate": 2e-2}
+    assert rates(run_recipe(recipe | {"train_iters": 6})) == pytest.approx([2e-2 * (1 - k / 6) for k in (3, 4, 5)])
+
+
+def test_a_directory_that_cannot_be_written_is_told_before_the_first_step(
+    run_recipe, recipe, arctic_home, hook_recorder
+):
+    (arctic_home / "out").write_text("a file")
+    with pytest.raises(CheckpointError, match="cannot be written there"):
+        run_recipe(recipe)
+    assert "arctic_step_start" not in hook_recorder.names

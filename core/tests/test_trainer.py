@@ -282,7 +282,7 @@ def test_a_loss_that_returns_nothing_is_told_so(run_recipe, tiny_recipe, plugin_
             super().loss(batch)
 
     plugin_manager.register_classes([Forgetful], "test")
-    with pytest.raises(ArcticError, match="loss of 'forgetful' returned nothing"):
+    with pytest.raises(ArcticError, match=r"loss of 'forgetful' \(.*\) returned nothing"):
         run_recipe(tiny_recipe | {"type": "forgetful"})
 
 
@@ -440,3 +440,36 @@ def test_runs_that_start_in_the_same_second_have_directories_of_their_own(tiny_r
 
     config = resolve(load_recipe(tiny_recipe), plugin_manager)
     assert len({choose_run_dir(config) for _ in range(4)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda loss: None, "returned nothing"),
+        (lambda loss: 0.5, "returned 0.5"),
+        (lambda loss: loss.sum.expand(2), r"a tensor of shape \(2,\)"),
+        (lambda loss: loss.sum.detach(), "has no gradient"),
+    ],
+)
+def test_a_loss_that_cannot_be_trained_on_is_told_with_its_trainer(
+    run_recipe, tiny_recipe, plugin_manager, returned, said
+):
+    class Odd(TinyTrainer):
+        name = "odd"
+
+        def loss(self, batch):
+            return returned(super().loss(batch))
+
+    plugin_manager.register_classes([Odd], "test")
+    with pytest.raises(ArcticError, match=rf"loss of 'odd' \(.*test_trainer.py:\d+\).*{said}"):
+        run_recipe(tiny_recipe | {"type": "odd"})
+
+
+def test_a_loss_sum_can_be_scaled_and_added_to():
+    import torch
+
+    loss = LossSum(torch.tensor(6.0), 3)
+    assert loss * 2 == 2 * loss == LossSum(torch.tensor(12.0), 3)
+    assert loss / 2 == LossSum(torch.tensor(3.0), 3)
+    assert loss + loss == LossSum(torch.tensor(12.0), 3)
+    assert loss + 0.5 == 0.5 + loss == LossSum(torch.tensor(7.5), 3)  # a term that is a mean over the 3

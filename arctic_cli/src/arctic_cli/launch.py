@@ -130,6 +130,8 @@ def explain_failure(code: int, run_dir: Path) -> RankFailed:
     place = f"the logs of the ranks: {run_dir / 'logs'}" if logs else "no rank wrote a log; the lines above say more"
     if is_signal:
         message = f"the run was ended by signal {number} ({signal.Signals(number).name})"
+        if number == signal.SIGKILL:
+            message += ", which is what a machine that runs out of memory sends"
         return RankFailed(message, where="launcher", exit_code=128 + number, remedy=place)
     return RankFailed(f"the ranks ended with exit code {code}", where="launcher", exit_code=code, remedy=place)
 

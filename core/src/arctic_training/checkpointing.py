@@ -207,7 +207,7 @@ def _attempt(run: Run, engine: CheckpointEngine, incomplete: Path) -> str | None
         if engine.resumes:
             _write_state(run, incomplete)
     except Exception as error:
-        run.log.exception("saving %s failed", incomplete)
+        run.log.exception("saving %s failed", incomplete, extra={"said": True})
         return str(error) if isinstance(error, (OSError, ArcticError)) else f"{type(error).__name__}: {error}"
     return None
 

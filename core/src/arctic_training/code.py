@@ -6,6 +6,7 @@ recorded with the run, and can be turned off.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -104,7 +105,8 @@ def _import(code: Code) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[code.module] = module  # before it runs, so that its annotations and pickles find it
     try:
-        spec.loader.exec_module(module)
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of a command's answer
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[code.module]
         line = _line_of(error, code.path)

@@ -31,6 +31,23 @@ class LossSum(NamedTuple):
     sum: torch.Tensor
     weight: torch.Tensor | float
 
+    def __mul__(self, factor: Any) -> LossSum:
+        """The loss times a number; a tuple would repeat itself."""
+        return LossSum(self.sum * factor, self.weight)
+
+    def __rmul__(self, factor: Any) -> LossSum:
+        return self * factor
+
+    def __truediv__(self, divisor: Any) -> LossSum:
+        return LossSum(self.sum / divisor, self.weight)
+
+    def __add__(self, other: Any) -> LossSum:
+        """The loss plus another sum over the same units, or plus a term that is a mean over them."""
+        return LossSum(self.sum + (other.sum if isinstance(other, LossSum) else other * self.weight), self.weight)
+
+    def __radd__(self, other: Any) -> LossSum:
+        return self + other
+
 
 class Loss(Protocol):
     """What ``arctic_build_loss`` builds."""

@@ -5,16 +5,18 @@ All wiring stands here, so that no component has any in its constructor.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_training import checkpointing, distributed
 from arctic_training.data_cache import prepared_rows
 from arctic_training.distributed import World
-from arctic_training.errors import PluginError, RecipeError, UsageError
+from arctic_training.errors import ArcticError, CheckpointError, PluginError, RecipeError, UsageError
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
 from arctic_training.resolve import TRAINER_ATTRIBUTES, own_name
 from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
@@ -83,6 +85,9 @@ class Run:
             self.set_up()
             self.trainer.train()
             self.finish()
+        except OSError as error:
+            self.fail(error)
+            raise _explained(error) from error
         except BaseException as error:
             self.fail(error)
             raise
@@ -181,6 +186,7 @@ class Run:
             ask("arctic_build_checkpoint_engine", CheckpointEngine, config=entry, run=self)
             for entry in config.checkpoint
         ]
+        self._refuse_unwritable_checkpoints()
         self.num_parameters = sum(
             getattr(parameter, "ds_numel", parameter.numel()) for parameter in trainer.model_unwrapped.parameters()
         )
@@ -332,6 +338,27 @@ class Run:
                     remedy=f"set type: {own_name(given)}",
                 )
 
+    def _refuse_unwritable_checkpoints(self) -> None:
+        """Find out before the first step whether checkpoints can be written, not after the last."""
+        problem = None
+        for engine in self.trainer.checkpoint_engines if self.world.is_first else ():
+            directory = Path(engine.config.output_dir).absolute()
+            try:
+                if engine.config.enabled:
+                    directory.mkdir(parents=True, exist_ok=True)
+                    with tempfile.TemporaryFile(dir=directory):
+                        """Only whether it can be made is of interest."""
+            except OSError as error:
+                problem = (str(directory), error.strerror or str(error))
+                break
+        problem = distributed.from_first_rank(problem)
+        if problem:
+            raise CheckpointError(
+                f"checkpoints cannot be written there: {problem[1]}",
+                where=problem[0],
+                remedy="set checkpoint.output_dir to a directory that you may write to",
+            )
+
     def _refuse_later_keys(self) -> None:
         from arctic_training.config import default_value, walk
 
@@ -341,7 +368,7 @@ class Run:
                     self.config.recipe.problem(
                         path,
                         f"asks for {info.later}, which is not there yet",
-                        remedy=f"set it to {default_value(info)!r}",
+                        remedy=f"set it to {json.dumps(default_value(info))}",
                     )
                 )
 
@@ -368,3 +395,20 @@ class Run:
         # The recipe as written: defaults such as num_proc differ from machine to machine, and may.
         parts = [self.fingerprint, self.config.recipe.data, self.code.sha256 if self.code else ""]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+
+def _explained(error: OSError) -> BaseException:
+    """The error itself, or what to do where the disk and not the program is at fault."""
+    remedies = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some space of your quota",
+        errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+        errno.EROFS: "set run_dir to a directory that you may write to",
+        errno.EACCES: "set run_dir to a directory that you may write to",
+        errno.EPERM: "set run_dir to a directory that you may write to",
+    }
+    if isinstance(error, ArcticError) or error.errno not in remedies:
+        return error
+    told = ArcticError(f"{error.strerror}: {error.filename or 'a file of the run'}", remedy=remedies[error.errno])
+    told.arctic_log_path = getattr(error, "arctic_log_path", None)  # type: ignore[attr-defined]
+    return told

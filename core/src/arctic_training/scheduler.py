@@ -44,3 +44,24 @@ class ConstantSchedulerFactory(SchedulerFactory):
         import torch
 
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+
+
+def continue_schedule(scheduler: Any, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Go on with a schedule from a saved position, by the recipe as it is now.
+
+    A schedule of torch keeps its old rates in its state, and the optimizer the rate of the step before. Another
+    learning rate or another length in the recipe would reach the second step at the earliest, or none. With an
+    unchanged recipe the rates are those that were saved, to the bit.
+    """
+    import torch
+
+    base_rates = list(getattr(scheduler, "base_lrs", ()))
+    scheduler.load_state_dict(state)
+    if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        scheduler.base_lrs = base_rates
+        rates = [
+            base * shape(scheduler.last_epoch) for base, shape in zip(base_rates, scheduler.lr_lambdas, strict=True)
+        ]
+        for group, base, rate in zip(optimizer.param_groups, base_rates, rates, strict=True):
+            group["initial_lr"], group["lr"] = base, rate
+        scheduler._last_lr = rates

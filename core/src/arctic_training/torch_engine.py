@@ -14,6 +14,7 @@ from arctic_training._exports import KNOWN_COMPONENTS
 from arctic_training.config import key
 from arctic_training.engine import Engine, EngineConfig, StepResult
 from arctic_training.errors import CheckpointError, UsageError
+from arctic_training.scheduler import continue_schedule
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,7 @@ class TorchEngine(Engine):
                 where=str(path),
                 remedy="resume with the model, optimizer and engine sections that the checkpoint was written with",
             ) from error
-        self.scheduler.load_state_dict(state["scheduler"])
+        continue_schedule(self.scheduler, state["scheduler"], self.optimizer)
         self.scaler.load_state_dict(state["scaler"])
 
     @property

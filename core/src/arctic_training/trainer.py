@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from arctic_training._exports import lazy_attribute
 from arctic_training.checkpoint import CheckpointEngine
-from arctic_training.component import Component
+from arctic_training.component import Component, source_of
 from arctic_training.data import DataFactory
 from arctic_training.distributed import any_rank, sum_over_ranks
 from arctic_training.errors import ArcticError, TrainingStopped
@@ -218,14 +218,12 @@ class Trainer(Component):
             # A mean over no tokens is 0 / 0, and 0 times its gradient is not 0: train on any labels, and count nothing.
             batch = batch.with_tensors(labels=batch["labels"].clamp(min=0))
         loss = self.hook.arctic_compute_loss(batch=batch, trainer=self)
-        if loss is None:
-            raise ArcticError(f"loss of {self.name!r} returned nothing", remedy="end it with `return loss`")
+        total = _checked_loss(loss, self)
         if isinstance(loss, LossSum):
-            total = loss.sum
             if weight and batch.rows and self.state.step == self.run.first_step:  # once: it reads the device
                 self._check_weight(weight, float(loss.weight))
         else:
-            total = loss * weight
+            total = total * weight
         if not batch.rows or not weight:  # only here to keep this rank in step with the others
             total = total.nan_to_num(0.0) * 0.0
         return total / (global_weight or 1.0)
@@ -346,6 +344,22 @@ class Trainer(Component):
     @property
     def trainer(self) -> Trainer:
         return self
+
+
+def _checked_loss(loss: Any, trainer: Trainer) -> torch.Tensor:
+    """The tensor of a loss that can be trained on."""
+    import torch
+
+    who = f"loss of {trainer.name!r} ({source_of(type(trainer))})"
+    if loss is None:
+        raise ArcticError(f"{who} returned nothing", remedy="end it with `return loss`")
+    tensor = loss.sum if isinstance(loss, LossSum) else loss
+    if not isinstance(tensor, torch.Tensor) or tensor.numel() != 1:
+        shape = f"a tensor of shape {tuple(tensor.shape)}" if isinstance(tensor, torch.Tensor) else f"{tensor!r:.60}"
+        raise ArcticError(f"{who} returned {shape}", remedy="return a scalar tensor, the mean, or a LossSum")
+    if torch.is_grad_enabled() and not tensor.requires_grad:
+        raise ArcticError(f"{who} has no gradient", remedy="leave out detach(), item() and no_grad()")
+    return tensor.reshape(())
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from arctic_deepspeed.launcher import DeepSpeedLauncher, exit_code_of, launcher_command
+from arctic_training.errors import UsageError
 
 WORKER = str(Path(__file__).with_name("worker_waits.py"))
 SHARED_MEMORY = Path("/dev/shm")
@@ -149,3 +150,18 @@ def test_a_rank_that_a_signal_ended_is_said_as_a_shell_says_it(status, code):
 
 def test_the_launcher_is_made_without_a_run():
     assert DeepSpeedLauncher().name == "deepspeed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--epochs", "2"], "does not take --epochs 2|belongs to no option"),
+        (["--num_gpus", "two"], "invalid int value: 'two'"),
+        (["--num_gpus", "2", "more"], "'more' belongs to no option"),
+        (["--hostfile", "absent.txt"], "there is no hostfile absent.txt"),
+    ],
+)
+def test_arguments_that_the_launcher_does_not_know_are_refused_in_words(arguments, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        DeepSpeedLauncher().launch("worker.py", [], arguments)
+    assert caught.value.exit_code == 2

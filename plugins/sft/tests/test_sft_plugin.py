@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from arctic_training.errors import RecipeError
+
 HEAVY = ("torch", "transformers", "datasets", "numpy", "deepspeed", "tokenizers", "jinja2")
 
 
@@ -97,3 +99,17 @@ def test_a_row_that_cannot_be_masked_ends_the_run_with_its_place(run_recipe, sft
         file.write('{"messages": [{"role": "user", "content": "Hi"}]}\n')
     with pytest.raises(DataError, match=r"chats.jsonl.*48.*the chat has no assistant message"):
         run_recipe(sft_recipe)
+
+
+def test_a_tokenizer_with_more_words_than_the_model_is_told_before_the_first_step(run_recipe, tiny_model, tiny_chats):
+    recipe = {
+        "model": {
+            "name_or_path": str(tiny_model),
+            "init": "random",
+            "hf_config_kwargs": {"vocab_size": 100, "pad_token_id": 0},
+        },
+        "data": {"sources": [str(tiny_chats)], "num_proc": 1, "dl_num_workers": 0},
+        "engine": {"type": "torch"},
+    }
+    with pytest.raises(RecipeError, match=r"tokenizer.name_or_path: .* the id \d+, and the model has .* 100 words"):
+        run_recipe(recipe)

@@ -17,6 +17,7 @@ from arctic_deepspeed.replicated import MasterWeights
 from arctic_training.distributed import any_rank
 from arctic_training.engine import Engine, EngineConfig, StepResult
 from arctic_training.errors import ArcticError, UsageError
+from arctic_training.scheduler import continue_schedule
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,7 @@ class DeepSpeedEngine(Engine):
 
     def load(self, path: Path) -> None:
         state = checkpoint_files.load(self.model, path, self._description())
-        self.scheduler.load_state_dict(state["scheduler"])
+        continue_schedule(self.scheduler, state["scheduler"], self.optimizer)
         self.scaler.load_state_dict(state["scaler"])
         if self.stage == 0:
             self.masters.load_state_dict(state["master_weights"])

@@ -6,6 +6,8 @@ to end.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import socket
@@ -16,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 
+from arctic_training.errors import UsageError
 from arctic_training.launcher import Launcher
 from arctic_training.orphans import LAUNCHER, end_group, launcher_mark, processes
 
@@ -31,6 +34,7 @@ class DeepSpeedLauncher(Launcher):
     name = "deepspeed"
 
     def launch(self, worker: str, worker_arguments: Sequence[str], launcher_arguments: Sequence[str]) -> int:
+        check_arguments(launcher_arguments)
         command = [*launcher_command(launcher_arguments), worker, *worker_arguments]
         environment = {**os.environ, LAUNCHER: launcher_mark(), **_accelerator()}
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -53,6 +57,47 @@ def launcher_command(arguments: Sequence[str]) -> list[str]:
         # Two runs on one machine would meet at DeepSpeed's fixed port.
         command.append(f"--master_port={_free_port()}")
     return [*command, *arguments]
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse arguments that DeepSpeed's launcher would answer with a page of its own, or pass over without a word.
+
+    Raises:
+        UsageError: an option or value that the launcher does not know, or a hostfile that is not there.
+    """
+    if _is_plain(arguments):  # the usual case, without the seconds that importing DeepSpeed takes
+        return
+    os.environ.update(_accelerator())
+    from deepspeed.launcher.runner import parse_args
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            parsed = parse_args([*arguments, "worker.py"])
+    except SystemExit as error:
+        lines = said.getvalue().strip().splitlines() or [str(error.code)]
+        raise UsageError(
+            f"DeepSpeed's launcher does not take {' '.join(arguments)}: {lines[-1].rpartition('error: ')[2]}",
+            remedy="a key of the recipe is set as key=value; the launcher's options: deepspeed --help",
+        ) from None
+    if parsed.user_script != "worker.py":
+        raise UsageError(
+            f"{parsed.user_script!r} belongs to no option of DeepSpeed's launcher",
+            remedy="a key of the recipe is set as key=value; the launcher's options: deepspeed --help",
+        )
+    if _given(arguments, "-H", "--hostfile") and not os.path.isfile(parsed.hostfile):
+        raise UsageError(f"there is no hostfile {parsed.hostfile}", remedy="correct the path after --hostfile")
+
+
+def _is_plain(arguments: Sequence[str]) -> bool:
+    """Whether these are counts and a port alone."""
+    words = [part for argument in arguments for part in argument.split("=", 1)]
+    options, values = words[::2], words[1::2]
+    return (
+        len(options) == len(values)
+        and set(options) <= {"--num_gpus", "--num_nodes", "--master_port"}
+        and all(value.isdecimal() for value in values)
+    )
 
 
 def exit_code_of(status: int) -> int:

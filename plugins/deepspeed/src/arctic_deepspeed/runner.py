@@ -8,6 +8,7 @@ from typing import Any
 
 from arctic_training.orphans import watch_parent
 
+USAGE = 2
 _started: list[subprocess.Popen] = []
 
 
@@ -23,13 +24,18 @@ def main() -> int:
     """Run DeepSpeed's runner with this process's arguments.
 
     Returns:
-        0, or 128 + n when signal n ended the launcher; the runner exits by itself for any other failure.
+        0, 2 for hosts or slots that there are not, or 128 + n when signal n ended the launcher; the runner exits by
+        itself for any other failure.
     """
     watch_parent()
     from deepspeed.launcher import runner
 
     subprocess.Popen = _Remembered  # type: ignore[misc]
-    runner.main()
+    try:
+        runner.main()
+    except ValueError as error:  # hosts and slots that do not exist
+        print(f"launcher: {error}", file=sys.stderr)
+        return USAGE
     status = _started[-1].poll() if _started else 0
     return 128 - status if status is not None and status < 0 else 0
 

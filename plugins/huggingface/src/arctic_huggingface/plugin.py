@@ -24,5 +24,7 @@ def arctic_register_components(components: Components) -> None:
 @hookimpl
 def arctic_train_start(trainer: Trainer) -> None:
     from arctic_huggingface.attention import check_packing
+    from arctic_huggingface.vocabulary import check_vocabulary
 
+    check_vocabulary(trainer)
     check_packing(trainer)

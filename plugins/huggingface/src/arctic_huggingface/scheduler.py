@@ -91,8 +91,8 @@ class HFSchedulerFactory(SchedulerFactory):
 
     @property
     def num_warmup_steps(self) -> int:
-        """Optimizer steps that warm up."""
-        return share_of_steps(self.config.warmup_ratio, self.training_horizon)
+        """Optimizer steps that warm up; never all, or a run of one step would train at a rate of 0."""
+        return min(share_of_steps(self.config.warmup_ratio, self.training_horizon), self.training_horizon - 1)
 
 
 def share_of_steps(ratio: float, steps: int) -> int:
