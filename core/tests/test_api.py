@@ -210,17 +210,22 @@ def test_a_trainer_that_refused_code_would_bring_is_explained(write_recipe):
         own(write_recipe(type="own"), code=False)
 
 
-def test_threads_that_wait_sleep_unless_the_user_says_otherwise(monkeypatch):
+def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
     import os
 
     from arctic_training.distributed import wait_without_spinning
 
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     wait_without_spinning()
-    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    wait_without_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     wait_without_spinning()
-    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def made_by_hand(recipe, plugin_manager, trainer=TinyTrainer):
