@@ -5,20 +5,17 @@ All wiring stands here, so that no component has any in its constructor.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arctic_training import checkpointing, distributed
+from arctic_training import checkpointing, distributed, preflight
 from arctic_training.data_cache import prepared_rows
 from arctic_training.distributed import World
-from arctic_training.errors import ArcticError, CheckpointError, PluginError, RecipeError, UsageError
+from arctic_training.errors import PluginError, UsageError, explained
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
-from arctic_training.resolve import TRAINER_ATTRIBUTES, own_name
 from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
 from arctic_training.state import Metrics, seed_everything
 
@@ -87,7 +84,7 @@ class Run:
             self.finish()
         except OSError as error:
             self.fail(error)
-            raise _explained(error) from error
+            raise explained(error) from error
         except BaseException as error:
             self.fail(error)
             raise
@@ -106,11 +103,11 @@ class Run:
         """Check that this run can be, and make its directory."""
         self.plugins.refuse_broken()
         self.plugins.check_pending()
-        self._refuse_later_keys()
+        preflight.refuse_later_keys(self.config)
         self.device = distributed.choose_device(self.world)
         seed_everything(self.config.seed)
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.engine_class, self.engine_config, self.engine_reason = self._choose_engine()
+        self.engine_class, self.engine_config, self.engine_reason = preflight.choose_engine(self)
         self.engine_class.prepare_process(self)
         if self.world.is_first:
             self._start_reporting()
@@ -122,7 +119,7 @@ class Run:
         from arctic_training.trainer import Trainer
 
         if self._given_trainer is not None:
-            self._refuse_other_components(type(self._given_trainer))
+            preflight.refuse_other_components(self.config, type(self._given_trainer))
             self.trainer = self._given_trainer
             self.trainer.run = self
         else:
@@ -186,7 +183,7 @@ class Run:
             ask("arctic_build_checkpoint_engine", CheckpointEngine, config=entry, run=self)
             for entry in config.checkpoint
         ]
-        self._refuse_unwritable_checkpoints()
+        preflight.refuse_unwritable_checkpoints(self)
         self.num_parameters = sum(
             getattr(parameter, "ds_numel", parameter.numel()) for parameter in trainer.model_unwrapped.parameters()
         )
@@ -305,73 +302,6 @@ class Run:
         self.plugins.register(plugin, name)
         self._own_plugins.append(plugin)
 
-    def _choose_engine(self) -> tuple[type[Engine], Any, str]:
-        registry, config = self.plugins.registry, self.config
-        if config.engine.type != "auto":
-            assert config.engine.component is not None
-            return config.engine.component, config.engine, "the recipe says so"
-        reasons = {
-            "there is an accelerator": self.device.type != "cpu",
-            f"there are {self.world.size} ranks": self.world.size > 1,
-            "the recipe has a deepspeed section": bool(config.deepspeed),
-            "the recipe has a deepspeed checkpoint": any(entry.type == "deepspeed" for entry in config.checkpoint),
-        }
-        reason = next((text for text, holds in reasons.items() if holds), None)
-        needed = self.world.size > 1 or bool(config.deepspeed)
-        name = "deepspeed" if reason and (needed or "deepspeed" in registry.names("engine")) else "torch"
-        if reason is None:
-            reason = "one process without an accelerator"
-        elif name == "torch":
-            reason = f"{reason}, and no deepspeed engine is installed"
-        engine_class: Any = registry.get("engine", name)
-        engine_config = engine_class.config_class()(type=name)
-        return engine_class, engine_config, reason
-
-    def _refuse_other_components(self, given: type[Trainer]) -> None:
-        """A trainer made by hand must want what the recipe was resolved for."""
-        wanted = self.config.trainer_class
-        for attribute in ("config", *TRAINER_ATTRIBUTES.values()):
-            if given.declared(attribute) != wanted.declared(attribute):
-                raise UsageError(
-                    f"{given.__name__} declares another {attribute} than {wanted.__name__}, which the recipe was "
-                    "resolved for",
-                    remedy=f"set type: {own_name(given)}",
-                )
-
-    def _refuse_unwritable_checkpoints(self) -> None:
-        """Find out before the first step whether checkpoints can be written, not after the last."""
-        problem = None
-        for engine in self.trainer.checkpoint_engines if self.world.is_first else ():
-            directory = Path(engine.config.output_dir).absolute()
-            try:
-                if engine.config.enabled:
-                    directory.mkdir(parents=True, exist_ok=True)
-                    with tempfile.TemporaryFile(dir=directory):
-                        """Only whether it can be made is of interest."""
-            except OSError as error:
-                problem = (str(directory), error.strerror or str(error))
-                break
-        problem = distributed.from_first_rank(problem)
-        if problem:
-            raise CheckpointError(
-                f"checkpoints cannot be written there: {problem[1]}",
-                where=problem[0],
-                remedy="set checkpoint.output_dir to a directory that you may write to",
-            )
-
-    def _refuse_later_keys(self) -> None:
-        from arctic_training.config import default_value, walk
-
-        for path, info, value in walk(self.config):
-            if info.later and value != default_value(info):
-                raise RecipeError(
-                    self.config.recipe.problem(
-                        path,
-                        f"asks for {info.later}, which is not there yet",
-                        remedy=f"set it to {json.dumps(default_value(info))}",
-                    )
-                )
-
     def _say_what_runs(self) -> None:
         others = [info for info in self.plugins.plugins if info.status == "active" and info.distribution]
         names = ", ".join(f"{info.name} {info.version}" for info in others)
@@ -395,20 +325,3 @@ class Run:
         # The recipe as written: defaults such as num_proc differ from machine to machine, and may.
         parts = [self.fingerprint, self.config.recipe.data, self.code.sha256 if self.code else ""]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
-
-
-def _explained(error: OSError) -> BaseException:
-    """The error itself, or what to do where the disk and not the program is at fault."""
-    remedies = {
-        errno.ENOSPC: "free some space",
-        errno.EDQUOT: "free some space of your quota",
-        errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
-        errno.EROFS: "set run_dir to a directory that you may write to",
-        errno.EACCES: "set run_dir to a directory that you may write to",
-        errno.EPERM: "set run_dir to a directory that you may write to",
-    }
-    if isinstance(error, ArcticError) or error.errno not in remedies:
-        return error
-    told = ArcticError(f"{error.strerror}: {error.filename or 'a file of the run'}", remedy=remedies[error.errno])
-    told.arctic_log_path = getattr(error, "arctic_log_path", None)  # type: ignore[attr-defined]
-    return told

@@ -1,0 +1,89 @@
+"""What is looked at before a run begins: whether what the recipe asks for can be had here, and on which engine."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arctic_training import distributed
+from arctic_training.config import default_value, walk
+from arctic_training.errors import CheckpointError, RecipeError, UsageError
+from arctic_training.resolve import TRAINER_ATTRIBUTES, own_name
+
+if TYPE_CHECKING:
+    from arctic_training.engine import Engine
+    from arctic_training.run import Run
+    from arctic_training.trainer import Trainer
+    from arctic_training.trainer_config import TrainerConfig
+
+
+def refuse_later_keys(config: TrainerConfig) -> None:
+    """A key whose feature is not there yet may only hold its default."""
+    for path, info, value in walk(config):
+        if info.later and value != default_value(info):
+            raise RecipeError(
+                config.recipe.problem(
+                    path,
+                    f"asks for {info.later}, which is not there yet",
+                    remedy=f"set it to {json.dumps(default_value(info))}",
+                )
+            )
+
+
+def choose_engine(run: Run) -> tuple[type[Engine], Any, str]:
+    """The engine of a run: the class, its config, and why it was chosen."""
+    registry, config = run.plugins.registry, run.config
+    if config.engine.type != "auto":
+        assert config.engine.component is not None
+        return config.engine.component, config.engine, "the recipe says so"
+    reasons = {
+        "there is an accelerator": run.device.type != "cpu",
+        f"there are {run.world.size} ranks": run.world.size > 1,
+        "the recipe has a deepspeed section": bool(config.deepspeed),
+        "the recipe has a deepspeed checkpoint": any(entry.type == "deepspeed" for entry in config.checkpoint),
+    }
+    reason = next((text for text, holds in reasons.items() if holds), None)
+    needed = run.world.size > 1 or bool(config.deepspeed)
+    name = "deepspeed" if reason and (needed or "deepspeed" in registry.names("engine")) else "torch"
+    if reason is None:
+        reason = "one process without an accelerator"
+    elif name == "torch":
+        reason = f"{reason}, and no deepspeed engine is installed"
+    engine_class: Any = registry.get("engine", name)
+    engine_config = engine_class.config_class()(type=name)
+    return engine_class, engine_config, reason
+
+
+def refuse_other_components(config: TrainerConfig, given: type[Trainer]) -> None:
+    """A trainer made by hand must want what the recipe was resolved for."""
+    wanted = config.trainer_class
+    for attribute in ("config", *TRAINER_ATTRIBUTES.values()):
+        if given.declared(attribute) != wanted.declared(attribute):
+            raise UsageError(
+                f"{given.__name__} declares another {attribute} than {wanted.__name__}, which the recipe was "
+                "resolved for",
+                remedy=f"set type: {own_name(given)}",
+            )
+
+
+def refuse_unwritable_checkpoints(run: Run) -> None:
+    """Find out before the first step whether checkpoints can be written, not after the last."""
+    problem = None
+    for engine in run.trainer.checkpoint_engines if run.world.is_first else ():
+        directory = Path(engine.config.output_dir).absolute()
+        try:
+            if engine.config.enabled:
+                directory.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=directory).close()
+        except OSError as error:
+            problem = (str(directory), error.strerror or str(error))
+            break
+    problem = distributed.from_first_rank(problem)
+    if problem:
+        raise CheckpointError(
+            f"checkpoints cannot be written there: {problem[1]}",
+            where=problem[0],
+            remedy="set checkpoint.output_dir to a directory that you may write to",
+        )
