@@ -2,6 +2,8 @@
 
 import pytest
 
+from arctic_training.errors import ArcticError
+
 pytest.importorskip("arctic_sft")
 
 LEARNING_RATE = 3e-3
@@ -114,3 +116,21 @@ def test_a_packed_row_trains_on_the_same_tokens_as_its_documents_alone(run_recip
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
     ours, theirs = (run.trainer.model_unwrapped.state_dict() for run in (alone, packed))
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention", "flash_attention_2"])
+def test_an_attention_keeps_documents_apart_or_is_refused_by_its_name(run_recipe, recipe, attention):
+    """Losses of whole runs, whatever this machine has of these implementations."""
+    recipe["model"]["attn_implementation"] = attention
+    recipe |= {"train_iters": 1, "gradient_accumulation_steps": 32}
+    try:
+        alone = run_recipe(recipe)
+        recipe["data"]["pack_samples"] = True
+        packed = run_recipe(recipe)
+    except ArcticError as error:
+        assert attention not in ("sdpa", "eager")
+        assert attention in str(error)
+        return
+    (one,), (other,) = train_records(alone), train_records(packed)
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)

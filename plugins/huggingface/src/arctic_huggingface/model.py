@@ -145,7 +145,12 @@ class HFModelFactory(ModelFactory):
 
     @contextmanager
     def _explaining_attention(self) -> Iterator[None]:
-        """Names ``attn_implementation`` when transformers refuses it, which it does in many words."""
+        """Names ``attn_implementation`` when transformers refuses it, in many words, or cannot train with it."""
+        if self.config.attn_implementation == "flex_attention" and self.device.type == "cpu":
+            raise refusal(self.run, "model.attn_implementation")(
+                "'flex_attention' has no backward pass on a CPU",
+                "use sdpa or eager, which need nothing more than torch",
+            )
         try:
             yield
         except (ValueError, ImportError) as error:
