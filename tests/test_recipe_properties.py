@@ -56,7 +56,7 @@ GOOD: dict[str, Any] = {
     },
     "optimizer": {"learning_rate": "1e-4", "betas": [0.9, 0.95], "weight_decay": 0},
     "scheduler": {"type": "huggingface", "name": "cosine", "warmup_ratio": "10%", "scheduler_specific_kwargs": {}},
-    "engine": {"type": "torch"},
+    "engine": {"type": "deepspeed"},
     "deepspeed": {"zero_optimization": {"stage": 2, "reduce_bucket_size": "5e8"}, "gradient_clipping": 1.0},
     "checkpoint": [{"type": "huggingface", "output_dir": "out", "save_end_of_training": True, "keep_last": 2}],
     "logger": {"level": "INFO", "print_output_ranks": [0, 1], "file_output_ranks": "*"},
