@@ -4,6 +4,7 @@ Writes {name}.json (the figures of each step) and {name}.pt (the whole model aft
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -65,3 +66,8 @@ class Watcher:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # After fourteen engines in one process, threads of the libraries sometimes abort the interpreter while it shuts
+    # down.
+    os._exit(0)
