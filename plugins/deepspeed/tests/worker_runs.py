@@ -5,6 +5,7 @@ Arguments: a JSON file {name: recipe}, and a directory for {name}.json (losses, 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -73,3 +74,7 @@ class Watcher:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # After so many engines in one process, threads of the libraries sometimes abort the interpreter as it shuts down.
+    os._exit(0)
