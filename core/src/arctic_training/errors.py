@@ -57,6 +57,21 @@ class DataError(ArcticError):
     exit_code = 4
 
 
+class BadRow(DataError):
+    """One row of the data cannot be used. ``data.on_bad_row`` says whether that ends the run or is counted.
+
+    Args:
+        message: what is wrong with the row, in one sentence.
+        category: what rows of this kind are counted under, the same words for each: ``malformed JSON``.
+        where: its place, as ``file:line`` where the source knows it.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, message: str, *, category: str, where: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(message, where=where, remedy=remedy)
+        self.category = category
+
+
 class CheckpointError(ArcticError):
     """A checkpoint cannot be written, found, trusted or read."""
 
