@@ -290,13 +290,13 @@ def _refuse_other_world(run: Run, path: Path, stored: dict[str, Any]) -> None:
 
 def _fit_position(run: Run) -> None:
     """Begin the next epoch when the data has become so short that the position is behind its end."""
-    state, steps_per_epoch = run.trainer.state, run.trainer.steps_per_epoch
-    if state.step_in_epoch >= steps_per_epoch:
+    state, loader = run.trainer.state, run.trainer.train_dataloader
+    if state.step_in_epoch and not loader.holds(state.position):
         run.warn(
-            f"checkpoint: it was written after step {state.step_in_epoch} of epoch {state.epoch}, and an epoch has "
-            f"{steps_per_epoch} steps now; going on with the next epoch"
+            f"checkpoint: it was written after step {state.step_in_epoch} of epoch {state.epoch}, and the data has "
+            "become shorter than that; going on with the next epoch"
         )
-        state.epoch, state.step_in_epoch = state.epoch + 1, 0
+        state.epoch, state.step_in_epoch, state.position = state.epoch + 1, 0, {}
 
 
 def _forget_old(run: Run, engine: CheckpointEngine, newest: Path) -> None:

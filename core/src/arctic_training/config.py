@@ -46,6 +46,7 @@ def key(
     deprecated: str = "",
     later: str = "",
     when_given: bool = False,
+    affects_rows: bool = True,
 ) -> Any:
     """Declare a key of a section.
 
@@ -58,6 +59,8 @@ def key(
         deprecated: what to do instead; a recipe that gives the key gets a warning.
         later: the feature and the plugin that will bring it. The key validates, a run refuses more than its default.
         when_given: giving the key does something even with its default, so that a resolved recipe must not add it.
+        affects_rows: of keys of data and its sources, whether prepared rows can depend on it. The cache of prepared
+            rows is keyed by those that do.
     """
     metadata = {
         _METADATA: {
@@ -67,6 +70,7 @@ def key(
             "deprecated": deprecated,
             "later": later,
             "when_given": when_given,
+            "affects_rows": affects_rows,
         }
     }
     if factory is not None:
@@ -199,6 +203,7 @@ class KeyInfo:
     deprecated: str = ""
     later: str = ""
     when_given: bool = False
+    affects_rows: bool = True
 
     @property
     def required(self) -> bool:

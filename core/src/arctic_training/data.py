@@ -16,10 +16,18 @@ from arctic_training.component import Component
 from arctic_training.config import ComponentConfig, Place, key
 from arctic_training.dataloader import DataLoader
 from arctic_training.errors import DataError
+from arctic_training.loss import IGNORE_INDEX
+from arctic_training.mixture import Share, draw
+from arctic_training.preparation import Preparation
 from arctic_training.shorthand import default_split, is_split, source_from_shorthand
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+
+EVAL = "eval"
+"""The set of evaluation data that goes without a name."""
 
 
 def _available_cores() -> int:
@@ -38,6 +46,11 @@ class Rows(Protocol):
 class SourceConfig(ComponentConfig):
     kind: ClassVar[str] = "data_source"
 
+    name: str | None = key(
+        None,
+        affects_rows=False,
+        doc="What metrics call its rows; evaluation sources of one name are one set, evaluated by itself.",
+    )
     split: str = key(
         "", doc="Split to load, with an optional slice as in `train[:10%]`; train, or eval under eval_sources."
     )
@@ -45,6 +58,15 @@ class SourceConfig(ComponentConfig):
     sample_count: int | None = key(None, ge=1, doc="Number of rows to draw, without replacement.")
     sample_seed: int = key(42, ge=0, doc="Seed of the draw.")
     process: bool = key(True, doc="false for rows that already hold input_ids and labels.")
+    weight: float | None = key(
+        None,
+        gt=0,
+        doc="Its part of a training epoch in proportion to the weights of the other sources, by data.weight_by.",
+    )
+    passes: float = key(
+        1.0, gt=0, doc="How often each of its rows is used in a training epoch; with weights, at most."
+    )
+    max_trained_tokens: int | None = key(None, ge=1, doc="Trained tokens that it gives to a training epoch at most.")
 
     def check(self) -> Iterator[tuple[str, str]]:
         if self.sample_ratio is not None and self.sample_count is not None:
@@ -61,6 +83,16 @@ class SourceConfig(ComponentConfig):
     def defaults_at(cls, place: Place) -> Mapping[str, Any]:
         return {"split": default_split(place)}
 
+    @property
+    def without_effect(self) -> set[str]:
+        """Keys that change nothing with the others as they are."""
+        return set() if self.sample_ratio or self.sample_count else {"sample_seed"}
+
+    @property
+    def share(self) -> Share:
+        """How much of it an epoch holds."""
+        return Share(self.weight, self.passes, self.max_trained_tokens)
+
 
 class DataConfig(ComponentConfig):
     kind: ClassVar[str] = "data"
@@ -76,21 +108,38 @@ class DataConfig(ComponentConfig):
     num_proc: int = key(
         factory=_available_cores,
         ge=1,
+        affects_rows=False,
         doc="Processes that prepare data; the cores there are by default.",
     )
-    dl_num_workers: int = key(2, ge=0, doc="Processes of each rank that put micro-batches together; 0 for none.")
+    dl_num_workers: int = key(
+        2, ge=0, affects_rows=False, doc="Processes of each rank that put micro-batches together; 0 for none."
+    )
     seed: int = key(42, ge=0, doc="Seed of the order of rows and of every draw in preparation.")
-    use_data_cache: bool | None = key(None, deprecated="remove it: prepared data is always cached")
-    cache_processed_data: bool | None = key(None, deprecated="remove it: prepared data is always cached")
+    weight_by: Literal["rows", "trained_tokens"] = key(
+        "trained_tokens", doc="What the weights of sources are proportions of."
+    )
+    on_bad_row: Literal["error", "skip"] = key(
+        "error", doc="A row that cannot be used ends the run, or is left out, counted and reported."
+    )
+    max_bad_fraction: float = key(
+        0.05, ge=0, le=1, doc="Rows that may be skipped, of all rows that are read; more end the run."
+    )
+    use_data_cache: bool | None = key(
+        None, affects_rows=False, deprecated="remove it: prepared data is always cached"
+    )
+    cache_processed_data: bool | None = key(
+        None, affects_rows=False, deprecated="remove it: prepared data is always cached"
+    )
     cache_dir: str | None = key(
-        None, doc="Where prepared data is kept; the user's cache directory (or ARCTIC_HOME) by default."
+        None, affects_rows=False, doc="Where prepared data is kept; the user's cache directory (or ARCTIC_HOME) by default."
     )
     cache_fs_type: Literal["auto", "local", "shared"] = key(
         "auto",
+        affects_rows=False,
         doc="How processes that prepare the same rows keep out of each other's way: shared by a lock file that all "
         "nodes see, local by a lock of the operating system, auto by the latter where the file system has it.",
     )
-    fail_on_missing_cache: bool = key(False, doc="End with an error instead of preparing data that is not cached.")
+    fail_on_missing_cache: bool = key(False, affects_rows=False, doc="End with an error instead of preparing data that is not cached.")
 
     def check(self) -> Iterator[tuple[str, str]]:
         if abs(sum(self.train_eval_split) - 1) > 1e-6:
@@ -102,6 +151,44 @@ class DataConfig(ComponentConfig):
             )
         if not self.sources:
             yield "sources", "names nothing to train on"
+        weighted = sum(source.weight is not None for source in self.sources)
+        if 0 < weighted < len(self.sources):
+            yield "sources", f"{weighted} of {len(self.sources)} sources have a weight: give one to all or to none"
+        if any(source.share.asks_for_something for source in self.eval_sources):
+            yield "eval_sources", "evaluation sees every row once: weight, passes and max_trained_tokens are for training"
+
+    @property
+    def without_effect(self) -> set[str]:
+        """Keys that change nothing with the others as they are."""
+        weighted = any(source.weight is not None for source in self.sources)
+        return {name for name, has in (("weight_by", weighted), ("max_bad_fraction", self.on_bad_row == "skip")) if not has}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an epoch holds anything but each training row once."""
+        return any(source.share.asks_for_something for source in self.sources)
+
+    def sources_of(self, split: str, name: str = EVAL) -> list[SourceConfig]:
+        """The sources of a split, of evaluation data those of the set ``name``."""
+        if split == "train" or not self.eval_sources:
+            return self.sources
+        return [source for source in self.eval_sources if (source.name or EVAL) == name]
+
+    def source_names(self, split: str, name: str = EVAL) -> list[str]:
+        """What reports and metrics call the sources of a split: their names, else what they load, each only once."""
+        names: list[str] = []
+        for source in self.sources_of(split, name):
+            given = source.name or str(getattr(source, "name_or_path", "") or source.type)
+            number = sum(other == given or other.startswith(f"{given} (") for other in names)
+            names.append(f"{given} ({number + 1})" if number else given)
+        return names
+
+    @property
+    def eval_sets(self) -> list[str]:
+        """The names of the sets to evaluate on, in the order of the recipe; ``eval`` where a source gives none."""
+        if self.eval_sources:
+            return list(dict.fromkeys(source.name or EVAL for source in self.eval_sources))
+        return [EVAL] if self.evaluates else []
 
     @property
     def evaluates(self) -> bool:
@@ -139,7 +226,12 @@ class DataFactory(Component):
 
     def __init__(self, config: DataConfig, run: Any) -> None:
         super().__init__(config, run)
-        self.counts: dict[str, int] = {}
+        self.preparation = Preparation("train", config.sources, config)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What became of the rows of the split that is prepared, or was last."""
+        return self.preparation.counts
 
     @property
     def tokenizer(self) -> Any:
@@ -158,10 +250,21 @@ class DataFactory(Component):
             raise DataError("the model's configuration names no longest sequence", remedy="set data.max_length")
         return length
 
+    @property
+    def packs_hold(self) -> int | None:
+        """Tokens that a pack may hold; None where rows are not packed."""
+        return None
+
+    def draws(self) -> bool:
+        """Whether prepared rows depend on ``data.seed``.
+
+        A class that says no speaks for itself alone: of a subclass that does not define this method it is assumed.
+        """
+        return True
+
     def load(self, split: str) -> list[Rows]:
         """The rows of each source of a split, sampled; through ``arctic_load_data``."""
-        sources = self.config.eval_sources if split == "eval" and self.config.eval_sources else self.config.sources
-        return [self._load_source(source, split) for source in sources]
+        return [self._load_source(source, split) for source in self.preparation.sources]
 
     @abstractmethod
     def process(self, dataset: Rows) -> Rows:
@@ -181,27 +284,53 @@ class DataFactory(Component):
 
     def count(self, name: str, number: int) -> None:
         """Add to a count of the report, such as rows dropped; said once when preparation ends."""
-        self.counts[name] = self.counts.get(name, 0) + int(number)
+        self.preparation.count(name, number)
 
     def split_data(self, dataset: Rows) -> tuple[Rows, Rows]:
         """Divide training rows by ``train_eval_split``, at random, the same way in every run with this seed."""
         share = round(len(dataset) * self.config.train_eval_split[1])
         shuffled = _permutation(len(dataset), self.config.seed)
-        return select(dataset, sorted(shuffled[share:])), select(dataset, sorted(shuffled[:share]))
+        return select(dataset, _ascending(shuffled[share:])), select(dataset, _ascending(shuffled[:share]))
 
     def prepare(self, datasets: Sequence[Rows], split: str) -> Rows:
         """Process the rows of each source, put them together, and finish them."""
-        sources = self.config.eval_sources if split == "eval" and self.config.eval_sources else self.config.sources
+        if split != self.preparation.split:
+            self.preparation = Preparation(split, self.config.sources_of(split), self.config)
+        preparation = self.preparation
+        preparation.num_rows = sum(len(rows) for rows in datasets)
         processed = [
-            self.process(rows) if source.process else rows for source, rows in zip(sources, datasets, strict=True)
+            self._processed(rows) if source.process else self._as_they_are(rows)
+            for source, rows in zip(preparation.sources, datasets, strict=True)
         ]
-        rows = self.finish(concatenate(processed))
+        rows = self.finish(self.mixed(processed))
         if not len(rows):
             raise DataError(
                 f"no {split} rows are left after preparation",
                 remedy="; ".join(f"{number:,} {name}" for name, number in self.counts.items())
                 or "the sources are empty",
             )
+        return rows
+
+    def mixed(self, parts: Sequence[Rows]) -> Rows:
+        """The rows of all sources, of each as much as an epoch of training shall hold."""
+        if not (self.preparation.for_training and self.config.mixes):
+            return concatenate(parts)
+        trained = [_trained_tokens(rows) for rows in parts]
+        drawn = draw(
+            [source.share for source in self.preparation.sources], trained, self.config.weight_by, self.config.seed
+        )
+        return concatenate([select(rows, numbers.tolist()) for rows, numbers in zip(parts, drawn, strict=True)])
+
+    def _processed(self, rows: Rows) -> Rows:
+        """What ``process`` makes of a source; of rows that it does not count itself, all were read."""
+        before = self.counts.get("rows read", 0)
+        processed = self.process(rows)
+        if self.counts.get("rows read", 0) == before:
+            self.preparation.read(len(rows))
+        return processed
+
+    def _as_they_are(self, rows: Rows) -> Rows:
+        self.preparation.read(len(rows))
         return rows
 
     def create_dataloader(self, dataset: Rows, split: str) -> DataLoader:
@@ -224,7 +353,7 @@ class DataFactory(Component):
             count = config.sample_count or round(len(rows) * (config.sample_ratio or 1))
             if count > len(rows):
                 raise DataError(f"sample_count is {count}, and the source has {len(rows)} rows")
-            rows = select(rows, sorted(_permutation(len(rows), config.sample_seed)[:count]))
+            rows = select(rows, _ascending(_permutation(len(rows), config.sample_seed)[:count]))
         if self.config.train_eval_split[1] > 0:
             rows = self.split_data(rows)[split == "eval"]
         return rows
@@ -234,7 +363,7 @@ def select(rows: Rows, numbers: Sequence[int]) -> Rows:
     """The rows of these numbers, by the rows' own ``select`` where they have one."""
     if hasattr(rows, "select"):
         return rows.select(numbers)
-    return [rows[number] for number in numbers]
+    return [rows[int(number)] for number in numbers]
 
 
 def concatenate(parts: Sequence[Rows]) -> Rows:
@@ -267,10 +396,24 @@ def _looks_like_rows(value: Any) -> bool:
     return hasattr(value, "__len__") and hasattr(value, "__getitem__")
 
 
-def _permutation(size: int, seed: int) -> list[int]:
+def _permutation(size: int, seed: int) -> np.ndarray:
     import numpy as np
 
-    return np.random.Generator(np.random.Philox(seed)).permutation(size).tolist()
+    return np.random.Generator(np.random.Philox(seed)).permutation(size)
+
+
+def _ascending(numbers: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return np.sort(numbers)
+
+
+def _trained_tokens(rows: Rows) -> np.ndarray:
+    """Trained tokens of each row."""
+    import numpy as np
+
+    labels = (np.asarray(rows[number]["labels"]) for number in range(len(rows)))
+    return np.array([int((row[1:] != IGNORE_INDEX).sum()) for row in labels], np.int64)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,108 +7,63 @@ rename, so it is whole or not there.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from arctic_training.config import Config
+from arctic_training.cache_key import digest, key_parts
+from arctic_training.data import EVAL
 from arctic_training.errors import DataError
-from arctic_training.prepared import INDEX_FILE, PreparedRows, write_rows
+from arctic_training.preparation import Preparation
+from arctic_training.prepared import INDEX_FILE, PreparedRows, is_whole, write_rows
 
 if TYPE_CHECKING:
     from arctic_training.run import Run
 
-NOT_IN_THE_KEY = {
-    "type", "sources", "eval_sources", "num_proc", "dl_num_workers", "cache_dir", "cache_fs_type",
-    "fail_on_missing_cache", "use_data_cache", "cache_processed_data", "max_length", "pad_to", "div_length",
-}  # fmt: skip
-"""Keys of ``data`` that do not change the prepared rows, or that the key holds in another form."""
+KEY_FILE = "key.json"
 
 
-def prepared_rows(run: Run, split: str) -> PreparedRows:
+def prepared_rows(run: Run, split: str, name: str = EVAL) -> PreparedRows:
     """The prepared rows of a split, from the cache or prepared now.
+
+    Args:
+        run: the run.
+        split: ``train`` or ``eval``.
+        name: of evaluation data, the set.
 
     Raises:
         DataError: nothing is cached and the recipe says ``fail_on_missing_cache``, or preparation failed.
     """
-    key = cache_key(run, split)
-    directory = _cache_directory(run) / key if key else run.run_dir / "data" / _launch(run) / split
-    run.data_facts[split] = {"cache": key}
-    if (directory / INDEX_FILE).is_file():
-        return PreparedRows(directory)
-    if run.config.data.fail_on_missing_cache:
+    config = run.config.data
+    preparation = Preparation(split, config.sources_of(split, name), config)
+    label = split if split == "train" else name
+    parts = key_parts(run, split, preparation.sources)
+    key = None if parts is None else digest(parts)
+    directory = cache_directory(config.cache_dir) / key if key else run.run_dir / "data" / _launch(run) / label
+    run.data_facts[label] = {"cache": key}
+    if is_whole(directory):
+        return _used(directory)
+    if config.fail_on_missing_cache:
         raise DataError(
-            f"the prepared {split} data is not cached, and data.fail_on_missing_cache is set",
+            f"the prepared {label} data is not cached, and data.fail_on_missing_cache is set",
             where=str(directory),
-            remedy="run once without fail_on_missing_cache",
+            remedy="run once without fail_on_missing_cache; `arctic cache explain RECIPE` tells what differs",
         )
-    with _storing(directory, split):
+    with _storing(directory, label):
         directory.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(run, directory, split):
-        if (directory / INDEX_FILE).is_file():
-            return PreparedRows(directory)
+    with _locked(run, directory, label):
+        if is_whole(directory):
+            return _used(directory)
+        if (directory / INDEX_FILE).exists():
+            run.warn(f"data: {directory} is damaged or of another version, and is prepared anew")
         if key is None:
             _forget_other_launches(directory.parent)
-        return _prepare(run, split, directory)
-
-
-def cache_key(run: Run, split: str) -> str | None:
-    """A hash of all that the prepared rows of a split depend on; None when a source cannot tell what it would load."""
-    config = run.config.data
-    sources = config.eval_sources if split == "eval" and config.eval_sources else config.sources
-    fingerprints = []
-    for source in sources:
-        component = run.make(source)
-        fingerprint = component.fingerprint()
-        if fingerprint is None:
-            return None
-        fingerprints.append([fingerprint, _plain(source), source_hash(type(component))])
-    factory = run.component("data")
-    hashes = [source_hash(type(factory)), *(code for _, _, code in fingerprints)]
-    if None in hashes:
-        return None
-    tokenizer = run.trainer.tokenizer
-    parts = {
-        "split": split if config.train_eval_split[1] or config.eval_sources else "train",
-        "sources": fingerprints,
-        "options": {name: value for name, value in _plain(config).items() if name not in NOT_IN_THE_KEY},
-        "max_length": factory.config.max_length or run.model_max_length,
-        "tokenizer": run.component("tokenizer").fingerprint(tokenizer),
-        "factory": source_hash(type(factory)),
-        "plugins": run.fingerprint,
-        "hooks": _hook_code(run),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def source_hash(cls: type) -> str | None:
-    """A hash of the code behind a class, so that a changed line prepares the data anew; None where the code stands in
-    no file, as in a notebook.
-
-    Of each class in its line of bases, all modules of its package count: it may call any of them.
-    """
-    files: set[Path] = set()
-    for base in cls.__mro__[:-1]:
-        if base.__module__ == "abc":
-            continue
-        modules = [sys.modules.get(name) for name in (base.__module__.partition(".")[0], base.__module__)]
-        file = next((file for module in modules if (file := getattr(module, "__file__", None))), None)
-        if file is None:
-            return None
-        path = Path(file)
-        files.update(path.parent.rglob("*.py") if path.name == "__init__.py" else [path])
-    digest = hashlib.sha256(cls.__qualname__.encode())
-    for path in sorted(files):
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+        return _prepare(run, preparation, directory, parts, label)
 
 
 def cache_home() -> Path:
@@ -118,9 +73,16 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arctic"
 
 
-def _cache_directory(run: Run) -> Path:
-    given = run.config.data.cache_dir
-    return (Path(given) if given else cache_home()) / "data"
+def cache_directory(given: str | None) -> Path:
+    """Where entries are: below the recipe's ``data.cache_dir``, or the user's cache directory."""
+    return (Path(given).expanduser() if given else cache_home()) / "data"
+
+
+def _used(directory: Path) -> PreparedRows:
+    """The rows of an entry, whose last use its index's time tells."""
+    with contextlib.suppress(OSError):  # a cache that others own may be read all the same
+        os.utime(directory / INDEX_FILE)
+    return PreparedRows(directory)
 
 
 def _launch(run: Run) -> str:
@@ -142,7 +104,7 @@ def _forget_other_launches(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(run: Run, directory: Path, split: str) -> Iterator[None]:
+def _locked(run: Run, directory: Path, label: str) -> Iterator[None]:
     from filelock import FileLock, SoftFileLock, Timeout
 
     path = f"{directory}.lock"
@@ -150,7 +112,7 @@ def _locked(run: Run, directory: Path, split: str) -> Iterator[None]:
     # is seen by all.
     shared = run.config.data.cache_fs_type == "shared"
     lock: Any = SoftFileLock(path) if shared else FileLock(path)
-    with _storing(directory, split):
+    with _storing(directory, label):
         try:
             lock.acquire(timeout=0)
         except NotImplementedError:  # this file system has no locks
@@ -158,7 +120,7 @@ def _locked(run: Run, directory: Path, split: str) -> Iterator[None]:
             lock.acquire()
         except Timeout:
             hint = f" (if it died, remove {path})" if shared else ""
-            run.say(f"data: another process prepares the {split} rows; waiting for it{hint}")
+            run.say(f"data: another process prepares the {label} rows; waiting for it{hint}")
             lock.acquire()
     try:
         yield
@@ -166,33 +128,61 @@ def _locked(run: Run, directory: Path, split: str) -> Iterator[None]:
         lock.release()
 
 
-def _prepare(run: Run, split: str, directory: Path) -> PreparedRows:
+def _prepare(
+    run: Run, preparation: Preparation, directory: Path, parts: dict[str, Any] | None, label: str
+) -> PreparedRows:
     factory = run.component("data")
-    factory.counts.clear()
     incomplete = directory.with_name(f"{directory.name}.incomplete")
-    with _storing(directory, split):
+    with _storing(directory, label):
         shutil.rmtree(incomplete, ignore_errors=True)
         incomplete.mkdir()
+    preparation.directory = incomplete
+    preparation.tell = run.progress_of(f"data: {label}")
+    factory.preparation = preparation
     try:
         rows = run.plugins.ask(
             "arctic_prepare_data",
             lambda value: hasattr(value, "__len__") and hasattr(value, "__getitem__"),
-            datasets=factory.load(split),
+            datasets=factory.load(preparation.split),
             tokenizer=run.trainer.tokenizer,
-            split=split,
+            split=preparation.split,
             config=run.config.data,
             run=run,
         )
-        with _storing(directory, split):
-            write_rows(_each(rows), incomplete, {"counts": dict(factory.counts)})
+        with _storing(directory, label):
+            write_rows(_each(rows), incomplete, preparation.facts())
+            for left in incomplete.glob("source-*"):  # rows on their way here
+                shutil.rmtree(left)
+            _note_key(run, incomplete, parts, label)
+            shutil.rmtree(directory, ignore_errors=True)  # what is there was found damaged
             os.rename(incomplete, directory)
+            _sync(directory.parent)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
     return PreparedRows(directory)
 
 
+def _note_key(run: Run, directory: Path, parts: dict[str, Any] | None, label: str) -> None:
+    """Write what the key was made of beside the rows, for those who ask why another differs."""
+    recipe = run.config.recipe.path
+    note = {"split": label, "recipe": str(recipe) if recipe else None, "created": time.time(), "parts": parts}
+    with open(directory / KEY_FILE, "w") as file:
+        json.dump(note, file, indent=1, default=str)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(directory)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
-def _storing(directory: Path, split: str) -> Iterator[None]:
+def _storing(directory: Path, label: str) -> Iterator[None]:
     """Explain what goes wrong while rows are stored, and only then: loading and preparing have errors of their own."""
     try:
         yield
@@ -203,22 +193,9 @@ def _storing(directory: Path, split: str) -> Iterator[None]:
             remedy="set data.cache_dir or ARCTIC_HOME",
         ) from error
     except ValueError as error:
-        raise DataError(f"the {split} rows cannot be stored: {error}", remedy="give rows of equal columns") from error
+        raise DataError(f"the {label} rows cannot be stored: {error}", remedy="give rows of equal columns") from error
 
 
-def _hook_code(run: Run) -> list[list[str]]:
-    """The files of the hook implementations that rows go through, and what they hold."""
-    found = []
-    for hook in ("arctic_load_data", "arctic_prepare_data"):
-        for plugin, kind, where in run.plugins.implementations(hook):
-            path = Path(where.rpartition(":")[0])
-            found.append([hook, plugin, kind, hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""])
-    return found
-
-
-def _each(rows: Any) -> Iterator[Any]:
-    return iter(rows) if hasattr(rows, "__iter__") else (rows[number] for number in range(len(rows)))
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    return attrs.asdict(config, value_serializer=lambda _, __, value: value)  # type: ignore[arg-type]
+def _each(rows: Any) -> Any:
+    """Rows that can be stored or gone through."""
+    return rows if hasattr(rows, "__iter__") else (rows[number] for number in range(len(rows)))

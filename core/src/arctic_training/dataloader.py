@@ -8,11 +8,13 @@ rows left: a slot without rows repeats a row with nothing to train on, and count
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arctic_training.distributed import World
 from arctic_training.loss import IGNORE_INDEX
+from arctic_training.token_rows import SOURCES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,35 +37,109 @@ class MicroBatch(dict):
     num_tokens: int
     weight: float | None = None
     """What the trainer's ``loss_weight`` counts in it, once it has been counted."""
+    source_ids: torch.Tensor | None = None
+    """The number of the source of each token, shaped as ``input_ids``, where there are several sources. No tensor of
+    the batch itself: models take no argument of this name."""
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], rows: Sequence[int], num_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        rows: Sequence[int],
+        num_tokens: int = 0,
+        source_ids: torch.Tensor | None = None,
+    ) -> None:
         super().__init__(tensors)
         self.rows = list(rows)
         self.num_tokens = num_tokens
+        self.source_ids = self.pop(SOURCES, source_ids)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MicroBatch, (dict(self), self.rows, self.num_tokens)
+        return MicroBatch, (dict(self), self.rows, self.num_tokens, self.source_ids)
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device; entries that are not tensors stay as they are."""
         moved = {
             name: value.to(device, non_blocking=True) if hasattr(value, "to") else value for name, value in self.items()
         }
-        return self.with_tensors(**moved)
+        batch = self.with_tensors(**moved)
+        if self.source_ids is not None:
+            batch.source_ids = self.source_ids.to(device, non_blocking=True)
+        return batch
 
     def with_tensors(self, **tensors: torch.Tensor) -> MicroBatch:
         """The same with some entries replaced."""
-        batch = MicroBatch({**self, **tensors}, self.rows, self.num_tokens)
+        batch = MicroBatch({**self, **tensors}, self.rows, self.num_tokens, self.source_ids)
         batch.weight = self.weight
         return batch
 
 
-class DataLoader:
+class Batch(list[MicroBatch]):
+    """This rank's micro-batches of one optimizer step.
+
+    Attributes:
+        position: where the step after it begins, JSON-able; the same on every rank and for every number of ranks.
+        share: how much of its epoch is done with it, from 0 to 1; 0 where that is not known.
+        ends_epoch: whether it is the last of its epoch.
+    """
+
+    def __init__(
+        self, micro_batches: Iterable[MicroBatch], position: Mapping[str, Any], share: float, ends_epoch: bool
+    ) -> None:
+        super().__init__(micro_batches)
+        self.position = dict(position)
+        self.share = share
+        self.ends_epoch = ends_epoch
+
+
+class Loader(ABC):
     """Hands out, for one rank, the micro-batches of each optimizer step.
 
-    The rows of an epoch are in an order drawn from (seed, epoch). Step s takes rows [s * G, (s + 1) * G) of that
-    order, with G = micro_batch_size * accumulation * ranks; they fill the slots (micro-batch, rank) one after the
-    other. The last step takes what is left, unless ``drop_last``.
+    Args:
+        micro_batch_size: rows in a micro-batch.
+        accumulation: micro-batches of a rank in an optimizer step.
+        world: this rank among all.
+    """
+
+    def __init__(self, *, micro_batch_size: int, accumulation: int = 1, world: World | None = None) -> None:
+        self.micro_batch_size = micro_batch_size
+        self.accumulation = accumulation
+        self.world = world or World()
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows in a full optimizer step, over all ranks."""
+        return self.micro_batch_size * self.accumulation * self.world.size
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps in an epoch; None where that is not known beforehand."""
+
+    @abstractmethod
+    def epoch(self, epoch: int, position: Mapping[str, Any] | None = None) -> Iterator[Batch]:
+        """The steps of an epoch from a position on that an earlier batch told; from its beginning by default."""
+
+    def holds(self, position: Mapping[str, Any]) -> bool:
+        """Whether an epoch has anything at a position and behind it."""
+        return True
+
+    def slot(self, number: int) -> range:
+        """Which of the rows of a step this rank's micro-batch of this number takes: micro-batches of all ranks follow
+        each other in the order (micro-batch, rank)."""
+        first = (number * self.world.size + self.world.rank) * self.micro_batch_size
+        return range(first, first + self.micro_batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+
+class DataLoader(Loader):
+    """Hands out, for one rank, the micro-batches of each optimizer step.
+
+    The rows of an epoch are in an order drawn from (seed, epoch). A step takes the next G rows of that order, with
+    G = micro_batch_size * accumulation * ranks; they fill the slots (micro-batch, rank) one after the other. The last
+    step takes what is left, unless ``drop_last``. A position is the number of rows that were handed out, so that
+    another number of ranks goes on with the next row.
 
     Args:
         rows: prepared rows.
@@ -90,50 +166,46 @@ class DataLoader:
         drop_last: bool = False,
         pin_memory: bool = False,
     ) -> None:
+        super().__init__(micro_batch_size=micro_batch_size, accumulation=accumulation, world=world)
         self.rows = rows
         self.collate = collate
-        self.micro_batch_size = micro_batch_size
-        self.accumulation = accumulation
-        self.world = world or World()
         self.seed = seed
         self.num_workers = num_workers
         self.drop_last = drop_last
         self.pin_memory = pin_memory
 
-    @property
-    def global_batch_size(self) -> int:
-        """Rows in a full optimizer step, over all ranks."""
-        return self.micro_batch_size * self.accumulation * self.world.size
-
     def __len__(self) -> int:
         """Optimizer steps in an epoch."""
-        full, rest = divmod(len(self.rows), self.global_batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        return self._steps_from(0)
 
-    def __iter__(self) -> Iterator[list[MicroBatch]]:
-        return self.epoch(0)
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[MicroBatch]]:
-        """The steps of an epoch from step ``start`` on, each a list of ``accumulation`` micro-batches."""
+    def epoch(self, epoch: int, position: Mapping[str, Any] | None = None) -> Iterator[Batch]:
         import torch.utils.data
 
-        slots = _Slots(self, self.order(epoch))
-        total = len(self) * self.accumulation
+        start = int((position or {}).get("row", 0))
+        steps = self._steps_from(start)
+        slots = _Slots(self, self.order(epoch)[start:])
+        total = steps * self.accumulation
         loader: Any = torch.utils.data.DataLoader(
             slots,
             batch_size=None,
-            sampler=range(start * self.accumulation, total),
+            sampler=range(total),
             num_workers=self.num_workers if total and _CAN_FORK else 0,
             multiprocessing_context="fork" if self.num_workers and total and _CAN_FORK else None,
             pin_memory=self.pin_memory,
             generator=self._generator(epoch),  # its own, or each pass would draw from the random numbers of training
         )
-        step: list[MicroBatch] = []
-        for micro_batch in loader:
-            step.append(micro_batch)
-            if len(step) == self.accumulation:
-                yield step
-                step = []
+        micro_batches = iter(loader)
+        for step in range(1, steps + 1):
+            row = min(start + step * self.global_batch_size, len(self.rows))
+            step_slots = [next(micro_batches) for _ in range(self.accumulation)]
+            yield Batch(step_slots, {"row": row}, row / len(self.rows), step == steps)
+
+    def holds(self, position: Mapping[str, Any]) -> bool:
+        return self._steps_from(int(position.get("row", 0))) > 0
 
     def order(self, epoch: int) -> np.ndarray:
         """The row numbers of an epoch in the order in which they are trained on."""
@@ -142,6 +214,10 @@ class DataLoader:
         if self.seed is None:
             return np.arange(len(self.rows))
         return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.rows))
+
+    def _steps_from(self, row: int) -> int:
+        full, rest = divmod(max(0, len(self.rows) - row), self.global_batch_size)
+        return full + (rest > 0 and not self.drop_last)
 
     def _generator(self, epoch: int) -> torch.Generator:
         """Seeds the workers, for a ``collate`` that draws: other numbers in each epoch and on each rank."""
@@ -152,27 +228,33 @@ class DataLoader:
 
 
 class _Slots:
-    """The micro-batches of one rank in one epoch, by number."""
+    """The micro-batches of one rank in the rest of an epoch, by number."""
 
     def __init__(self, loader: DataLoader, order: np.ndarray) -> None:
         self.loader = loader
         self.order = order
 
     def __len__(self) -> int:
-        return len(self.loader) * self.loader.accumulation
+        return -(-len(self.order) // self.loader.global_batch_size) * self.loader.accumulation
 
-    def __getitem__(self, slot: int) -> MicroBatch:
-        loader = self.loader
-        # Slots of all ranks in the order (step, micro-batch, rank).
-        first = (slot * loader.world.size + loader.world.rank) * loader.micro_batch_size
-        numbers = [int(number) for number in self.order[first : first + loader.micro_batch_size]]
-        if numbers:
-            rows = [loader.rows[number] for number in numbers]
-            return MicroBatch(loader.collate(rows), numbers, sum(_num_tokens(row) for row in rows))
-        tensors = loader.collate([loader.rows[int(self.order[0])]])
-        if "labels" in tensors:
-            tensors["labels"] = tensors["labels"].fill_(IGNORE_INDEX)
-        return MicroBatch(tensors, [])
+    def __getitem__(self, number: int) -> MicroBatch:
+        slot = self.loader.slot(number)
+        numbers = self.order[slot.start : slot.stop].tolist()
+        rows = [self.loader.rows[row] for row in numbers]
+        return micro_batch(self.loader.collate, rows, numbers, spare=lambda: self.loader.rows[int(self.order[0])])
+
+
+def micro_batch(
+    collate: Collate, rows: Sequence[Any], numbers: Sequence[int], spare: Callable[[], Any]
+) -> MicroBatch:
+    """The tensors of rows; without any, those of a spare row that nothing is trained on, so that this rank keeps in
+    step with the others."""
+    if rows:
+        return MicroBatch(collate(list(rows)), numbers, sum(_num_tokens(row) for row in rows))
+    tensors = collate([spare()])
+    if "labels" in tensors:
+        tensors["labels"] = tensors["labels"].fill_(IGNORE_INDEX)
+    return MicroBatch(tensors, [])
 
 
 def _num_tokens(row: Any) -> int:

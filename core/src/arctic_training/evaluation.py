@@ -13,32 +13,58 @@ from arctic_training.state import random_state, restore_random_state
 if TYPE_CHECKING:
     import torch
 
-    from arctic_training.dataloader import MicroBatch
+    from arctic_training.dataloader import Loader, MicroBatch
     from arctic_training.state import Metrics
     from arctic_training.trainer import Trainer
 
 
-def evaluate(trainer: Trainer, name: str = "eval") -> Metrics:
-    """The loss over all rows of the evaluation data, in nats per unit of weight (trained token).
+def evaluate(trainer: Trainer) -> Metrics:
+    """The loss over all rows of each set of evaluation data, in nats per unit of weight (trained token).
 
     The model is left in training mode, the random numbers of training untouched.
-    """
-    import torch
 
-    if trainer.eval_dataloader is None:
+    Returns:
+        The figures of the only set; of several sets, those over all of their rows, with ``sets`` for each by its name.
+
+    Raises:
+        ArcticError: there is nothing to evaluate on.
+    """
+    if not trainer.eval_dataloaders:
         raise ArcticError("there is nothing to evaluate on", remedy="give data.eval_sources and eval_interval")
-    trainer.hook.arctic_evaluate_start(trainer=trainer)
-    started = time.perf_counter()
     numbers = random_state()
     trainer.model.eval()
-    totals = torch.zeros(5, dtype=torch.float64)  # loss, weight, rows, tokens, trained tokens
-    with torch.no_grad():
-        for (micro_batch,) in trainer.eval_dataloader.epoch(0):
-            totals += _totals_of(trainer, micro_batch.to(trainer.device))
+    records, totals = {}, []
+    for name, loader in trainer.eval_dataloaders.items():
+        trainer.hook.arctic_evaluate_start(trainer=trainer)
+        started = time.perf_counter()
+        total = _total(trainer, loader)
+        records[name] = _record(trainer, name, total, time.perf_counter() - started)
+        totals.append(total)
+        trainer.hook.arctic_evaluate_end(metrics=records[name], trainer=trainer)
+        trainer.run.log_metrics(records[name], trainer.state.step)
     trainer.model.train()
     restore_random_state(numbers)
-    loss, weight, rows, tokens, trained = sum_over_ranks(totals, trainer.device).tolist()
-    metrics: Metrics = {
+    trainer.run.last_evaluation_step = trainer.state.step
+    if len(records) == 1:
+        return next(iter(records.values()))
+    seconds = sum(record["seconds"] for record in records.values())
+    return _record(trainer, "all", sum(totals[1:], totals[0]), seconds) | {"sets": records}
+
+
+def _total(trainer: Trainer, loader: Loader) -> torch.Tensor:
+    """Loss, weight, rows, tokens and trained tokens of a set, over all ranks."""
+    import torch
+
+    totals = torch.zeros(5, dtype=torch.float64)
+    with torch.no_grad():
+        for (micro_batch,) in loader.epoch(0):
+            totals += _totals_of(trainer, micro_batch.to(trainer.device))
+    return sum_over_ranks(totals, trainer.device).cpu()
+
+
+def _record(trainer: Trainer, name: str, totals: torch.Tensor, seconds: float) -> Metrics:
+    loss, weight, rows, tokens, trained = totals.tolist()
+    return {
         "kind": "eval",
         "step": trainer.state.step,
         "name": name,
@@ -46,12 +72,8 @@ def evaluate(trainer: Trainer, name: str = "eval") -> Metrics:
         "rows": int(rows),
         "tokens": int(tokens),
         "trained_tokens": int(trained),
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
     }
-    trainer.hook.arctic_evaluate_end(metrics=metrics, trainer=trainer)
-    trainer.run.last_evaluation_step = trainer.state.step
-    trainer.run.log_metrics(metrics, trainer.state.step)
-    return metrics
 
 
 def _totals_of(trainer: Trainer, batch: MicroBatch) -> torch.Tensor:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from arctic_training.checkpoint import CheckpointConfig, CheckpointEngine
     from arctic_training.config import Config
     from arctic_training.data import DataConfig, Rows, SourceConfig
-    from arctic_training.dataloader import DataLoader
+    from arctic_training.dataloader import Batch, Loader
     from arctic_training.engine import Engine
     from arctic_training.loss import Loss, LossConfig
     from arctic_training.model import ModelConfig
@@ -163,7 +163,7 @@ def arctic_prepare_data(datasets: list[Rows], tokenizer: Any, split: str, config
 
 
 @hookspec(firstresult=True)
-def arctic_build_dataloader(dataset: Rows, split: str, config: DataConfig, run: Run) -> DataLoader | None:
+def arctic_build_dataloader(dataset: Rows, split: str, config: DataConfig, run: Run) -> Loader | None:
     """Build what hands out the micro-batches of a split.
 
     Called after the process group is joined, since it divides the rows among the ranks.
@@ -401,7 +401,7 @@ def arctic_epoch_end(epoch: int, trainer: Trainer) -> None:
 
 
 @hookspec
-def arctic_step_start(step: int, batch: list[dict[str, torch.Tensor]], trainer: Trainer) -> None:
+def arctic_step_start(step: int, batch: Batch, trainer: Trainer) -> None:
     """Observe that an optimizer step begins.
 
     Args:

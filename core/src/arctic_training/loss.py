@@ -20,30 +20,36 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = -100
 """The label of a token that is not trained."""
+MOST_SOURCES = 1024
+"""Sources that losses are told apart for; a fixed number, so that counting them reads nothing from the device."""
 
 
 class LossSum(NamedTuple):
     """A loss before it is normalised.
 
     ``sum`` is a scalar tensor with a gradient, in nats; ``weight`` the number of units (trained tokens) it sums over.
+    ``by_source``, of shape (2, sources), holds sum and weight of each source of the data, without a gradient, where
+    the batch has several and the loss tells; what is added to a loss is not told apart.
     """
 
     sum: torch.Tensor
     weight: torch.Tensor | float
+    by_source: torch.Tensor | None = None
 
     def __mul__(self, factor: Any) -> LossSum:
         """The loss times a number; a tuple would repeat itself."""
-        return LossSum(self.sum * factor, self.weight)
+        return LossSum(self.sum * factor, self.weight, self.by_source)
 
     def __rmul__(self, factor: Any) -> LossSum:
         return self * factor
 
     def __truediv__(self, divisor: Any) -> LossSum:
-        return LossSum(self.sum / divisor, self.weight)
+        return LossSum(self.sum / divisor, self.weight, self.by_source)
 
     def __add__(self, other: Any) -> LossSum:
         """The loss plus another sum over the same units, or plus a term that is a mean over them."""
-        return LossSum(self.sum + (other.sum if isinstance(other, LossSum) else other * self.weight), self.weight)
+        added = other.sum if isinstance(other, LossSum) else other * self.weight
+        return LossSum(self.sum + added, self.weight, self.by_source)
 
     def __radd__(self, other: Any) -> LossSum:
         return self + other
@@ -92,13 +98,63 @@ def cross_entropy(model: Any, batch: dict[str, torch.Tensor]) -> LossSum:
     logits_BLV = model(**inputs, use_cache=False).logits
     labels_BL = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
     # Labels move left instead of logits: slicing logits would copy (B, L, V) floats.
-    total = F.cross_entropy(
-        logits_BLV.float().flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
-    )
-    return LossSum(total, trained_tokens(batch))
+    logits, labels = logits_BLV.float().flatten(0, 1), labels_BL.flatten()
+    source_ids_BL = getattr(batch, "source_ids", None)
+    if source_ids_BL is None:
+        total = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        return LossSum(total, trained_tokens(batch))
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+    return LossSum(losses.sum(), trained_tokens(batch), _by_source(losses, labels, source_ids_BL.flatten()))
+
+
+def _by_source(losses: torch.Tensor, labels: torch.Tensor, source_ids: torch.Tensor) -> torch.Tensor:
+    """Sum and number of trained tokens of each source, of shape (2, sources); all arguments are flat.
+
+    A loss stands at the token before the one it is about, which is of the same document and so of the same source.
+    """
+    import torch
+
+    sums = torch.zeros(2, MOST_SOURCES, dtype=torch.float32, device=losses.device)
+    sums[0].index_add_(0, source_ids, losses.detach())
+    sums[1].index_add_(0, source_ids, (labels != IGNORE_INDEX).float())
+    return sums
 
 
 def trained_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Number of trained tokens in a micro-batch, a scalar: labels that are set, the first of each row never
     predicted."""
     return (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
+
+
+class LossesBySource:
+    """Adds up what losses tell of the sources of the data, over the micro-batches of a step and over all ranks."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        """What the sources are called; nothing is told while there are none."""
+        self._sums: torch.Tensor | None = None
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._sums = None
+
+    def add(self, loss: LossSum) -> None:
+        """Add the loss of one micro-batch."""
+        if loss.by_source is not None:
+            self._sums = loss.by_source if self._sums is None else self._sums + loss.by_source
+
+    def metrics(self, device: torch.device) -> dict[str, float]:
+        """``loss/NAME`` in nats per trained token, of each source that had one; every rank calls it."""
+        import torch
+
+        from arctic_training.distributed import sum_over_ranks
+
+        if not self.names:
+            return {}
+        sums = torch.zeros(2, MOST_SOURCES, device=device) if self._sums is None else self._sums
+        totals, weights = sum_over_ranks(sums, device).tolist()
+        return {
+            f"loss/{name}": total / weight
+            for name, total, weight in zip(self.names, totals, weights, strict=False)
+            if weight
+        }

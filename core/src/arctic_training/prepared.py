@@ -1,7 +1,8 @@
 """Prepared rows on disk: what data preparation writes once and every rank reads without loading it.
 
-Each column is one flat array of numbers and one of offsets, memory-mapped, so a row costs two array slices and the
-resident memory of a rank does not grow with the data.
+Rows of tokens are flat columns and a plan of the pieces that each row is put together from. Rows of other columns, which
+a plugin may prepare, have each column by itself. Everything is memory-mapped, so the resident memory of a rank does not
+grow with the data.
 """
 
 from __future__ import annotations
@@ -12,29 +13,136 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arctic_training.column_files import ColumnFile, TokenWriter, copy_rows, mapped, move_rows, write_numbers
+from arctic_training.packing import Packs
+from arctic_training.token_rows import PlannedRows, TokenRows
+
 if TYPE_CHECKING:
     import numpy as np
 
-INDEX_FILE = "columns.json"
+INDEX_FILE = "rows.json"
+FORMAT = 2
 BLOCK_ROWS = 4096
+PLAN = ("rows", "starts", "stops", "offsets")
 
 
 class PreparedRows(Sequence[dict[str, Any]]):
     """Rows of numbers, memory-mapped from a directory that ``write_rows`` made.
 
     A row is a dict: a one-dimensional array where the column holds lists, a number where it holds numbers.
+    ``facts`` is what was noted beside them, ``columns`` the names of a row.
     """
 
     def __init__(self, path: Path) -> None:
-
         self.path = path
         index = json.loads((path / INDEX_FILE).read_text())
         self.facts: dict[str, Any] = index["facts"]
+        self.rows: PlannedRows | _ColumnRows = _planned(path, index) if "plan" in index else _ColumnRows(path, index)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __reduce__(self) -> tuple[Any, ...]:  # workers map the files again instead of receiving their content
+        return PreparedRows, (self.path,)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of a row's columns."""
+        return list(self.rows.columns)
+
+    @property
+    def tokens(self) -> TokenRows | None:
+        """The rows of tokens that these are put together from, where they are."""
+        return self.rows.base if isinstance(self.rows, PlannedRows) else None
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row."""
+        return self.rows.lengths()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a directory holds prepared rows of this format, every file with the size that it was written with."""
+    try:
+        index = json.loads((path / INDEX_FILE).read_text())
+        sizes = {name: (path / name).stat().st_size for name in index["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return index.get("format") == FORMAT and sizes == index["files"]
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, facts: Mapping[str, Any] | None = None) -> PreparedRows:
+    """Write rows into the existing directory ``path``, synced to disk, and map them.
+
+    Args:
+        rows: planned rows, token rows, or mappings with equal keys whose values are numbers or lists of numbers.
+        path: an existing directory.
+        facts: JSON-able facts to keep beside them, such as counts of dropped rows.
+
+    Raises:
+        ValueError: a row has other columns than the first, or a value that is neither number nor list of numbers.
+    """
+    from arctic_training.packing import whole_rows
+
+    if isinstance(rows, TokenRows):
+        rows = PlannedRows(rows, whole_rows(rows.lengths))
+    index = _write_planned(rows, path) if isinstance(rows, PlannedRows) else _write_columns(rows, path)
+    index |= {"format": FORMAT, "facts": dict(facts or {})}
+    index["files"] = {file.name: file.stat().st_size for file in sorted(path.glob("*.bin"))}
+    with open(path / INDEX_FILE, "w") as file:
+        json.dump(index, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    return PreparedRows(path)
+
+
+def _write_planned(rows: PlannedRows, path: Path) -> dict[str, Any]:
+    base = rows.base
+    if base.directory is not None and base.directory.parent == path:
+        base = move_rows(base, path)
+    elif base.directory != path:
+        writer = TokenWriter(path)
+        copy_rows(base, writer)
+        base = writer.close(base.parts)
+    types = {name: str(values.dtype) for name, values in base.columns.items()}
+    types["lengths"] = write_numbers(path / "lengths.bin", base.lengths)
+    types["trained"] = write_numbers(path / "trained.bin", base.trained)
+    for name in PLAN:
+        types[f"plan.{name}"] = write_numbers(path / f"plan.{name}.bin", getattr(rows.packs, name))
+    types["plan.trained"] = write_numbers(path / "plan.trained.bin", rows.trained_in_pieces)
+    if rows.fused is not None:
+        types["plan.fused"] = write_numbers(path / "plan.fused.bin", rows.fused)
+    return {"columns": list(base.columns), "types": types, "parts": base.parts, "plan": {"packed": rows.packed}}
+
+
+def _planned(path: Path, index: Mapping[str, Any]) -> PlannedRows:
+    import numpy as np
+
+    def numbers(name: str) -> np.ndarray:
+        return mapped(path / f"{name}.bin", index["types"][name])
+
+    base = TokenRows({name: numbers(name) for name in index["columns"]}, numbers("lengths"), numbers("trained"))
+    base.parts, base.directory = index["parts"], path
+    packs = Packs(*(numbers(f"plan.{name}") for name in PLAN))
+    fused = numbers("plan.fused").astype(np.bool_) if "plan.fused" in index["types"] else None
+    trained = numbers("plan.trained")
+    return PlannedRows(base, packs, packed=index["plan"]["packed"], fused=fused, trained_in_pieces=trained)
+
+
+class _ColumnRows(Sequence[dict[str, Any]]):
+    """Rows whose columns stand each by itself."""
+
+    def __init__(self, path: Path, index: Mapping[str, Any]) -> None:
         self.num_rows: int = index["num_rows"]
-        self.columns: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
-        for name, is_list in index["columns"].items():
-            values = _mapped(path / f"{name}.npy")
-            self.columns[name] = (values, _mapped(path / f"{name}.offsets.npy") if is_list else None)
+        self.columns: dict[str, tuple[np.ndarray, np.ndarray | None]] = {
+            name: (
+                mapped(path / f"{name}.bin", index["types"][name]),
+                mapped(path / f"{name}.offsets.bin", index["types"][f"{name}.offsets"]) if is_list else None,
+            )
+            for name, is_list in index["columns"].items()
+        }
 
     def __len__(self) -> int:
         return self.num_rows
@@ -50,34 +158,20 @@ class PreparedRows(Sequence[dict[str, Any]]):
             for name, (values, offsets) in self.columns.items()
         }
 
-    def __reduce__(self) -> tuple[Any, ...]:  # workers map the files again instead of receiving their content
-        return PreparedRows, (self.path,)
-
-    def lengths(self, column: str = "input_ids") -> np.ndarray:
-        """Number of entries in each row of a list column."""
+    def lengths(self) -> np.ndarray:
         import numpy as np
 
-        offsets = self.columns[column][1]
-        assert offsets is not None, f"{column} holds numbers, not lists"
-        return np.diff(offsets)
+        name = "input_ids" if "input_ids" in self.columns else next(iter(self.columns))
+        offsets = self.columns[name][1]
+        return np.ones(self.num_rows, np.int64) if offsets is None else np.diff(offsets)
 
 
-def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, facts: Mapping[str, Any] | None = None) -> PreparedRows:
-    """Write rows into the existing directory ``path``, synced to disk, and map them.
-
-    Args:
-        rows: mappings with equal keys, whose values are numbers or lists of numbers.
-        path: an existing, empty directory.
-        facts: JSON-able facts to keep beside them, such as counts of dropped rows.
-
-    Raises:
-        ValueError: a row has other columns than the first, or a value that is neither number nor list of numbers.
-    """
+def _write_columns(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[str, Any]:
     import numpy as np
 
     names: list[str] | None = None
     is_list: dict[str, bool] = {}
-    blocks: dict[str, list[np.ndarray]] = {}
+    files: dict[str, ColumnFile] = {}
     lengths: dict[str, list[int]] = {}
     pending: dict[str, list[Any]] = {}
     num_rows = 0
@@ -85,14 +179,15 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, facts: Mapping[str
     def flush() -> None:
         for name, values in pending.items():
             if values:
-                blocks[name].append(_narrow(np.concatenate(values) if is_list[name] else np.asarray(values)))
+                files[name].append(np.concatenate(values) if is_list[name] else np.asarray(values))
                 values.clear()
 
     for row in rows:
         if names is None:
             names = sorted(row)
             is_list = {name: np.ndim(row[name]) == 1 for name in names}
-            blocks, lengths, pending = ({name: [] for name in names} for _ in range(3))  # type: ignore[assignment]
+            files = {name: ColumnFile(path / f"{name}.bin") for name in names}
+            lengths, pending = ({name: [] for name in names} for _ in range(2))
         if sorted(row) != names:
             raise ValueError(f"row {num_rows} has the columns {sorted(row)}, the rows before it {names}")
         for name in names:
@@ -107,45 +202,8 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, facts: Mapping[str
         if num_rows % BLOCK_ROWS == 0:
             flush()
     flush()
-    for name in names or ():
-        values = np.concatenate(blocks[name]) if blocks[name] else np.zeros(0, np.int32)
-        _save(path / f"{name}.npy", values)
-        if is_list[name]:
-            _save(path / f"{name}.offsets.npy", np.concatenate([[0], np.cumsum(lengths[name], dtype=np.int64)]))
-    index = {"num_rows": num_rows, "columns": is_list, "facts": dict(facts or {})}
-    with open(path / INDEX_FILE, "w") as file:
-        json.dump(index, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    return PreparedRows(path)
-
-
-def _narrow(values: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    if values.size == 0:
-        return values.astype(np.int32)
-    if values.dtype.kind in "iub":
-        bounds = np.iinfo(np.int32)
-        fits = bounds.min <= int(values.min()) and int(values.max()) <= bounds.max
-        return values.astype(np.int32 if fits else np.int64)
-    return values
-
-
-def _save(path: Path, values: np.ndarray) -> None:
-    import numpy as np
-
-    with open(path, "wb") as file:
-        np.save(file, values)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _mapped(path: Path) -> np.ndarray:
-    import numpy as np
-
-    try:
-        # copy on write: pages are shared between ranks, and tensors may be made of them without a copy
-        return np.load(path, mmap_mode="c", allow_pickle=False)
-    except ValueError:  # an empty array cannot be mapped
-        return np.load(path, allow_pickle=False)
+    types = {name: str(files[name].close().dtype) for name in names or ()}
+    for name in (name for name, lists in is_list.items() if lists):
+        offsets = np.concatenate([[0], np.cumsum(lengths[name], dtype=np.int64)])
+        types[f"{name}.offsets"] = write_numbers(path / f"{name}.offsets.bin", offsets)
+    return {"num_rows": num_rows, "columns": is_list, "types": types}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -80,6 +82,32 @@ class Progress:
         self.width = 0
         print(f"{clear}{text}", file=self.stream, flush=True)
 
+    def of(self, what: str) -> Callable[[int, int], None]:
+        """A function that shows how much of ``what`` is done: in place on a terminal, else a line every ten seconds."""
+        begun = time.monotonic()
+        last = begun
+
+        def show(done: int, whole: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < (0.2 if self.live else 10):
+                return
+            last = now
+            left = (now - begun) * (whole - done) / max(done, 1)
+            text = f"{what}: {done:,} of {whole:,} rows ({done / max(whole, 1):.0%}), {duration(left)} left"
+            if self.live:
+                self.show(text)
+            else:
+                self.line(text)
+
+        return show
+
+    def show(self, text: str) -> None:
+        """Show a line until the next one comes, on a terminal."""
+        self.stream.write(f"\r{text.ljust(self.width)}")
+        self.stream.flush()
+        self.width = len(text)
+
     def _train(self, metrics: Metrics, step: int, run: Run) -> None:
         self.recent = [*self.recent[-19:], metrics["step_seconds"]]
         config = run.config
@@ -100,9 +128,7 @@ class Progress:
         if not self.live:
             self.line(text)
             return
-        self.stream.write(f"\r{text.ljust(self.width)}")
-        self.stream.flush()
-        self.width = len(text)
+        self.show(text)
 
 
 def _strict(value: Any) -> Any:

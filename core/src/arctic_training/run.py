@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_training import checkpointing, distributed, preflight
 from arctic_training.data_cache import prepared_rows
+from arctic_training.data_report import figures
 from arctic_training.distributed import World
 from arctic_training.errors import PluginError, UsageError, explained
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
@@ -42,7 +44,7 @@ class Run:
         trainer: a trainer made by hand; by default ``arctic_build_trainer`` makes one.
 
     Attributes: ``config``, ``plugins``, ``hook``, ``world``, ``device``, ``run_dir``, ``trainer``, ``rows`` (prepared
-    rows by split), ``engine_class`` and ``engine_reason``, ``log`` (this rank's logger), ``log_path``.
+    rows by split), ``eval_rows`` (by set), ``engine_class`` and ``engine_reason``, ``log`` (this rank's logger), ``log_path``.
     """
 
     device: torch.device
@@ -64,6 +66,7 @@ class Run:
         self.run_dir = choose_run_dir(config)
         self.log, self.log_path = start_logging(self, config.logger)
         self.rows: dict[str, PreparedRows] = {}
+        self.eval_rows: dict[str, PreparedRows] = {}
         self.saved: dict[CheckpointEngine, int] = {}
         self.first_step = 0
         self.last_evaluation_step: int | None = None
@@ -133,9 +136,13 @@ class Run:
         fingerprint = self.component("tokenizer").fingerprint(trainer.tokenizer)
         self.tokenizer_sha256 = hashlib.sha256(fingerprint.encode()).hexdigest()
         self.model_max_length = self.component("model").max_length(self.model_config)
-        for split in ("train", "eval") if self.config.data.evaluates else ("train",):
-            self.rows[split] = prepared_rows(self, split)
-            self._say_rows(split)
+        self.rows["train"] = prepared_rows(self, "train")
+        self._say_rows("train", "train")
+        for name in self.config.data.eval_sets:
+            self.eval_rows[name] = prepared_rows(self, "eval", name)
+            self._say_rows("eval", name)
+        if self.eval_rows:
+            self.rows["eval"] = next(iter(self.eval_rows.values()))
         if self.world.is_first:
             write_record(self)
 
@@ -155,14 +162,19 @@ class Run:
         import torch
 
         from arctic_training.checkpoint import CheckpointEngine
-        from arctic_training.dataloader import DataLoader
+        from arctic_training.dataloader import Loader
         from arctic_training.engine import Engine
 
         ask, config, trainer = self.plugins.ask, self.config, self.trainer
-        for split, rows in self.rows.items():
-            loader = ask("arctic_build_dataloader", DataLoader, dataset=rows, split=split, config=config.data, run=self)
-            setattr(trainer, f"{split}_dataloader", loader)
-        if not trainer.steps_per_epoch:
+
+        def loader_of(rows: Any, split: str) -> Any:
+            return ask("arctic_build_dataloader", Loader, dataset=rows, split=split, config=config.data, run=self)
+
+        trainer.train_dataloader = loader_of(self.rows["train"], "train")
+        names = config.data.source_names("train")
+        trainer.losses_by_source.names = names if len(names) > 1 else []
+        trainer.eval_dataloaders = {name: loader_of(rows, "eval") for name, rows in self.eval_rows.items()}
+        if trainer.steps_per_epoch == 0:
             raise UsageError(
                 "the training rows do not fill one optimizer step",
                 remedy="lower micro_batch_size or gradient_accumulation_steps, or set data.drop_last: false",
@@ -266,6 +278,10 @@ class Run:
         if self._progress is not None:
             self._progress.line(text)
 
+    def progress_of(self, what: str) -> Callable[[int, int], None]:
+        """A function that shows how much of something is done, of how much; on rank 0."""
+        return self._progress.of(what) if self._progress is not None else lambda done, whole: None
+
     def warn(self, text: str) -> None:
         """Tell the user that something may not be as they think."""
         self.say(f"warning: {text}")
@@ -314,12 +330,19 @@ class Run:
         for warning in self.config.warnings:
             self.warn(warning)
 
-    def _say_rows(self, split: str) -> None:
-        rows = self.rows[split]
-        tokens = int(rows.lengths().sum()) if "input_ids" in rows.columns else 0
-        counts = "".join(f", {number:,} {name}" for name, number in rows.facts.get("counts", {}).items() if number)
-        self.data_facts[split] |= {"rows": len(rows), "tokens": tokens, **rows.facts}
-        self.say(f"data: {split}: {len(rows):,} rows, {tokens:,} tokens{counts}")
+    def _say_rows(self, split: str, name: str) -> None:
+        rows = self.rows["train"] if split == "train" else self.eval_rows[name]
+        names = self.config.data.source_names(split, name)
+        found = figures(rows, self.component("data").packs_hold, names)
+        self.data_facts[name] |= found
+        counts = "".join(
+            f", {number:,} {count}"
+            for count, number in found["counts"].items()
+            if number and count not in ("rows read", "rows kept")
+        )
+        self.say(f"data: {name}: {found['rows']:,} rows, {found['tokens']:,} tokens{counts}")
+        for refused in found["refused"][:3]:
+            self.warn(f"{refused['where']}: {refused['reason']}")
 
     def _digest(self) -> str:
         # The recipe as written: defaults such as num_proc differ from machine to machine, and may.

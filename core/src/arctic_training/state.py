@@ -16,12 +16,13 @@ class TrainState:
     """Where training stands. The same on every rank.
 
     ``step`` counts optimizer steps taken, ``epoch`` starts at 0, ``step_in_epoch`` counts steps taken of this epoch.
-    Rows consumed follow from them, since the order of rows is a function of seed, epoch and position.
+    ``position`` is what the dataloader told of where the next step begins in this epoch; empty at its beginning.
     """
 
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
+    position: dict[str, Any] = attrs.field(factory=dict)
     tokens: int = 0
     trained_tokens: int = 0
     seconds: float = 0.0

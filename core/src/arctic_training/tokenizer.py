@@ -28,3 +28,7 @@ class TokenizerFactory(Component):
     def fingerprint(self, tokenizer: Any) -> str:
         """Text that changes whenever the tokenizer would give other ids; part of the key of prepared data."""
         return repr(tokenizer)
+
+    def fingerprint_parts(self, tokenizer: Any) -> dict[str, str]:
+        """The same in parts by name, so that one can see what differs."""
+        return {"fingerprint": self.fingerprint(tokenizer)}

@@ -7,15 +7,17 @@ packs: each loss is a sum, divided by the number of trained tokens of the whole 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from arctic_training._exports import lazy_attribute
 from arctic_training.checkpoint import CheckpointEngine
 from arctic_training.component import Component, source_of
 from arctic_training.data import DataFactory
+from arctic_training.dataloader import Batch
 from arctic_training.distributed import any_rank, sum_over_ranks
 from arctic_training.errors import ArcticError, TrainingStopped
-from arctic_training.loss import LossFactory, LossSum, trained_tokens
+from arctic_training.loss import LossesBySource, LossFactory, LossSum, trained_tokens
 from arctic_training.model import ModelFactory
 from arctic_training.optimizer import OptimizerFactory
 from arctic_training.scheduler import SchedulerFactory
@@ -27,7 +29,7 @@ from arctic_training.trainer_config import TrainerConfig as TrainerConfig
 if TYPE_CHECKING:
     import torch
 
-    from arctic_training.dataloader import DataLoader, MicroBatch
+    from arctic_training.dataloader import Loader, MicroBatch
     from arctic_training.engine import Engine, StepResult
     from arctic_training.loss import Loss
     from arctic_training.run import Run
@@ -62,17 +64,22 @@ class Trainer(Component):
     optimizer: torch.optim.Optimizer
     scheduler: Any
     engine: Engine
-    train_dataloader: DataLoader
-    eval_dataloader: DataLoader | None = None
+    train_dataloader: Loader
+    eval_dataloaders: dict[str, Loader]
+    """The loader of each set of evaluation data, by name."""
     checkpoint_engines: list[CheckpointEngine]
     data_seconds: float = 0.0
     """How long the batch of the current step was waited for."""
+    losses_by_source: LossesBySource
+    """The loss of the current step over each source of the data, where the loss tells it."""
     skipped_steps: int = 0
     """Steps in a row that were not applied."""
 
     def __init__(self, config: TrainerConfig, run: Run | None = None) -> None:
         self.config = config
         self.state = TrainState()
+        self.eval_dataloaders = {}
+        self.losses_by_source = LossesBySource()
         if run is not None:
             self.run = run
 
@@ -114,10 +121,11 @@ class Trainer(Component):
             self.step(batch)
             state.step = step  # a step that a subclass writes anew need not count itself
             state.step_in_epoch += 1
+            state.position = batch.position
             state.seconds += time.perf_counter() - started
-            if epoch_ended := state.step_in_epoch >= self.steps_per_epoch:
-                state.epoch, state.step_in_epoch = state.epoch + 1, 0
-            self.after_step(epoch_ended)
+            if batch.ends_epoch:
+                state.epoch, state.step_in_epoch, state.position = state.epoch + 1, 0, {}
+            self.after_step(batch.ends_epoch)
             if self.finished:
                 break
             started = time.perf_counter()
@@ -130,7 +138,7 @@ class Trainer(Component):
         if state.step_in_epoch == 0:  # not stopped in the middle
             self.hook.arctic_epoch_end(epoch=state.epoch - 1, trainer=self)
 
-    def step(self, batch: list[MicroBatch]) -> None:
+    def step(self, batch: Batch) -> None:
         """Take one optimizer step.
 
         Args:
@@ -142,6 +150,7 @@ class Trainer(Component):
         self.hook.arctic_step_start(step=step, batch=batch, trainer=self)
         weight, trained, tokens = self.weigh(batch)
         total: Any = 0.0
+        self.losses_by_source.clear()
         for micro_batch in batch:
             loss = self.normalised_loss(micro_batch.to(self.device), weight)
             self.backward(loss)
@@ -158,7 +167,7 @@ class Trainer(Component):
         metrics: Metrics = {
             "kind": "train",
             "step": step,
-            "epoch": state.epoch + (state.step_in_epoch + 1) / self.steps_per_epoch,
+            "epoch": state.epoch + getattr(batch, "share", 0.0),
             "loss": loss_value,
             "learning_rate": learning_rate,
             "grad_norm": result.grad_norm,
@@ -169,6 +178,7 @@ class Trainer(Component):
             "tokens_per_second": tokens / seconds,
             "memory_bytes": self.engine.memory_bytes(),
             "mfu": self.run.model_flops_utilisation(tokens, seconds),
+            **self.losses_by_source.metrics(self.device),
         }
         self.hook.arctic_step_end(step=step, metrics=metrics, trainer=self)
         self.run.log_metrics(metrics, step)
@@ -220,6 +230,8 @@ class Trainer(Component):
         loss = self.hook.arctic_compute_loss(batch=batch, trainer=self)
         total = _checked_loss(loss, self)
         if isinstance(loss, LossSum):
+            if batch.rows:
+                self.losses_by_source.add(loss)
             if weight and batch.rows and self.state.step == self.run.first_step:  # once: it reads the device
                 self._check_weight(weight, float(loss.weight))
         else:
@@ -229,7 +241,11 @@ class Trainer(Component):
         return total / (global_weight or 1.0)
 
     def evaluate(self) -> Metrics:
-        """Evaluate on every evaluation row once, weighted by trained tokens."""
+        """Evaluate on every row of each set of evaluation data once, weighted by trained tokens.
+
+        Returns:
+            The figures of the set; of several sets, those over all their rows.
+        """
         from arctic_training.evaluation import evaluate
 
         return evaluate(self)
@@ -240,19 +256,22 @@ class Trainer(Component):
             if engine.config.enabled:
                 self.run.save(engine)
 
-    def batches(self) -> Any:
+    def batches(self) -> Iterator[Batch]:
         """The steps that are left of the current epoch."""
         if not self.config.overfit_first_batch:
-            return self.train_dataloader.epoch(self.state.epoch, self.state.step_in_epoch)
+            return self.train_dataloader.epoch(self.state.epoch, self.state.position)
         first = next(self.train_dataloader.epoch(0))
-        return (first for _ in range(self.state.step_in_epoch, self.steps_per_epoch))
+        steps = self.steps_per_epoch or self.last_step
+        return (
+            Batch(first, {}, step / steps, step == steps) for step in range(self.state.step_in_epoch + 1, steps + 1)
+        )
 
     def after_step(self, epoch_ended: bool) -> None:
         """What follows a step: evaluation, checkpoints, the kill switch."""
         from arctic_training.checkpointing import due
 
         step = self.state.step
-        if self.eval_dataloader is not None and self.config.eval_interval and step % self.config.eval_interval == 0:
+        if self.eval_dataloaders and self.config.eval_interval and step % self.config.eval_interval == 0:
             self.evaluate()
         for engine in due(self, epoch_ended):
             self.run.save(engine)
@@ -271,7 +290,7 @@ class Trainer(Component):
         from arctic_training.checkpointing import due_at_end
 
         took_steps = self.state.step > self.run.first_step
-        if took_steps and self.eval_dataloader is not None and self.run.last_evaluation_step != self.state.step:
+        if took_steps and self.eval_dataloaders and self.run.last_evaluation_step != self.state.step:
             self.evaluate()
         if self.state.step >= self.last_step:
             for engine in due_at_end(self, only_missing=not took_steps):
@@ -304,20 +323,25 @@ class Trainer(Component):
         )
 
     @property
+    def eval_dataloader(self) -> Loader | None:
+        """The loader of the first set of evaluation data; None without any."""
+        return next(iter(self.eval_dataloaders.values()), None)
+
+    @property
     def hook(self) -> Any:
         """The hooks of this run."""
         return self.run.plugins.hook
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
-        return len(self.train_dataloader)
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps in an epoch; None where the data is streamed, and nobody knows."""
+        return self.train_dataloader.steps_per_epoch
 
     @property
     def training_horizon(self) -> int:
         """Optimizer steps of the whole training, which schedules follow; ``exit_iteration`` may end it earlier."""
         config = self.config
-        return config.train_iters or max(config.epochs * self.steps_per_epoch, config.min_iterations)
+        return config.train_iters or max(config.epochs * (self.steps_per_epoch or 0), config.min_iterations)
 
     @property
     def last_step(self) -> int:
