@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 
 import pytest
@@ -32,8 +33,15 @@ def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:
 
 
 def encode(tokenizer, chat, **options):
-    columns = ChatEncoder(tokenizer, **options)([{"messages": chat}], ["row 0"])
-    return columns["input_ids"][0], columns["labels"][0]
+    return encode_row(ChatEncoder(tokenizer, **options), {"messages": chat})
+
+
+def encode_row(encoder, row, place="row 0"):
+    """Ids and labels of the one row; what refuses it is raised."""
+    encoded = encoder([row], [place])
+    for refusal in encoded.refused:
+        raise refusal
+    return encoded.columns["input_ids"].tolist(), encoded.columns["labels"].tolist()
 
 
 def trained_text(tokenizer, chat, **options) -> str:
@@ -90,8 +98,7 @@ def test_exactly_the_answers_are_trained_in_any_chat(make_tokenizer, template, t
     @settings(max_examples=60, deadline=None)
     @given(chats())
     def holds(chat):
-        columns = encoder([{"messages": chat}], ["row 0"])
-        ids, labels = columns["input_ids"][0], columns["labels"][0]
+        ids, labels = encode_row(encoder, {"messages": chat})
         assert tokenizer.decode([label for label in labels if label != -100]) == answers(template, chat)
         assert tokenizer.decode(ids) == tokenizer.apply_chat_template(chat, tokenize=False)
         assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
@@ -176,12 +183,11 @@ def test_reasoning_that_holds_something_is_trained(tokenizer):
 def test_a_template_that_rewrites_history_is_refused_with_the_row(make_tokenizer):
     encoder = ChatEncoder(make_tokenizer("forgetful"))
     plain, reasoned = turns("Hi", "Hello", "Hi", "Hello"), turns("Hi", "<think>a</think>Hello", "Hi", "Hello")
-    encoder([{"messages": plain}], ["row 40"])
-    with pytest.raises(
-        DataError, match="row 41: the chat template writes the chat up to message 1 differently"
-    ) as caught:
-        encoder([{"messages": plain}, {"messages": reasoned}], ["row 40", "row 41"])
-    assert "generation" in caught.value.remedy
+    encoded = encoder([{"messages": plain}, {"messages": reasoned}], ["row 40", "row 41"])
+    assert len(encoded.lengths) == 1
+    [refusal] = encoded.refused
+    assert str(refusal).startswith("row 41: the chat template writes the chat up to message 1 differently")
+    assert "generation" in refusal.remedy
 
 
 def test_a_template_that_rewrites_history_is_used_when_it_marks_what_is_generated(make_tokenizer):
@@ -202,7 +208,7 @@ def test_a_template_that_rewrites_history_is_used_when_it_marks_what_is_generate
 )
 def test_a_template_that_leaves_the_mask_open_is_refused_with_the_row(make_tokenizer, template, message):
     with pytest.raises(DataError, match="row 7: " + re.escape(message)):
-        ChatEncoder(make_tokenizer(template))([{"messages": turns("Hi", "Hello", "Hi", " Hello ")}], ["row 7"])
+        encode_row(ChatEncoder(make_tokenizer(template)), {"messages": turns("Hi", "Hello", "Hi", " Hello ")}, "row 7")
 
 
 BAD_CHATS = {
@@ -215,7 +221,7 @@ BAD_CHATS = {
     "a late system prompt": (turns("a", "b") + turns("c", "d", system="e"), "message 2 has the role system after"),
     "a tool nobody called": (turns("a") + [{"role": "tool", "content": "b"}], "message 1 has the role tool after user"),
     "no answer": (turns("a"), "the chat has no assistant message"),
-    "no messages": ([], "the chat has no assistant message"),
+    "no messages": ([], "the chat has no messages"),
     "text": ("user: hi", "messages is a str"),
     "lists": ([["user", "hi"]], "message 0 is a list"),
 }
@@ -224,7 +230,7 @@ BAD_CHATS = {
 @pytest.mark.parametrize(("chat", "message"), BAD_CHATS.values(), ids=BAD_CHATS)
 def test_a_chat_without_meaning_is_refused_with_the_row(tokenizer, chat, message):
     with pytest.raises(DataError, match="row 3: " + re.escape(message)):
-        ChatEncoder(tokenizer)([{"messages": chat}], ["row 3"])
+        encode_row(ChatEncoder(tokenizer), {"messages": chat}, "row 3")
 
 
 def test_messages_with_tool_results_stand_between_answers(tokenizer):
@@ -236,9 +242,9 @@ def test_tools_reach_the_template(make_tokenizer):
     template = "{% for tool in tools or [] %}<|im_start|>tool {{ tool.name }}<|im_end|>\n{% endfor %}"
     tokenizer = make_tokenizer(template + make_tokenizer("chatml").chat_template)
     chat = {"messages": turns("Hi", "Hello"), "tools": [{"name": "look_up"}]}
-    columns = ChatEncoder(tokenizer)([chat], ["row 0"])
-    assert tokenizer.decode(columns["input_ids"][0]).startswith("<|im_start|>tool look_up<|im_end|>")
-    assert tokenizer.decode([label for label in columns["labels"][0] if label != -100]) == "Hello<|im_end|>"
+    ids, labels = encode_row(ChatEncoder(tokenizer), chat)
+    assert tokenizer.decode(ids).startswith("<|im_start|>tool look_up<|im_end|>")
+    assert tokenizer.decode([label for label in labels if label != -100]) == "Hello<|im_end|>"
 
 
 def test_an_answer_of_which_the_template_writes_nothing_is_refused(make_tokenizer):
@@ -269,3 +275,25 @@ def test_a_tokenizer_without_offsets_is_refused_unless_everything_is_trained(tok
         ChatEncoder(slow)
     ids, labels = encode(slow, turns("Hi", "Hello"), mask_inputs=False)
     assert labels[1:] == ids[1:]
+
+
+def test_no_rows_give_empty_columns(tokenizer):
+    encoded = ChatEncoder(tokenizer)([], [])
+    assert encoded.columns["input_ids"].tolist() == encoded.columns["labels"].tolist() == encoded.lengths.tolist() == []
+
+
+def test_an_encoder_that_was_sent_to_another_process_encodes_the_same(tokenizer):
+    encoder = ChatEncoder(tokenizer)
+    row = {"messages": turns("Hi", "Hello")}
+    assert encode_row(pickle.loads(pickle.dumps(encoder)), row) == encode_row(encoder, row)
+
+
+def test_a_row_that_is_refused_leaves_the_others_of_its_batch(tokenizer):
+    rows = [{"messages": turns("Hi", "Hello")}, {"messages": None}, "text", {"messages": turns("Hi", "Bye")}]
+    encoded = ChatEncoder(tokenizer)(rows, [f"row {number}" for number in range(4)])
+    assert len(encoded.lengths) == 2
+    assert len(encoded.columns["input_ids"]) == len(encoded.columns["labels"]) == encoded.lengths.sum()
+    assert [(refusal.where, refusal.category) for refusal in encoded.refused] == [
+        ("row 1", "wrong type"),
+        ("row 2", "wrong type"),
+    ]

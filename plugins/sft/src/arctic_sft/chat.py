@@ -2,7 +2,7 @@
 
 The trained tokens of each assistant turn follow from the structure of the template and never from looking for the
 answer's text, which a prompt may quote, a template may strip, and a chat may hold twice. What cannot be established
-this way is an error that names the row.
+this way is refused by name of its row.
 
 Rules:
 
@@ -18,15 +18,17 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from arctic_sft.messages import UnusableChat
 from arctic_sft.places import TokenPlaces
+from arctic_sft.refusals import NO_MASK, NOTHING_TO_TRAIN_ON, TWO_BOS, WRONG_TYPE, UnusableChat
 from arctic_sft.turns import Rendered, TurnFinder
-from arctic_training.errors import DataError
+from arctic_training.encoding import EncodedRows
+from arctic_training.errors import BadRow, DataError
 from arctic_training.loss import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -64,37 +66,42 @@ class ChatEncoder:
         special = (token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
         self.special_ids = frozenset([*tokenizer.all_special_ids, *special])
 
-    def __call__(self, chats: Sequence[Mapping[str, Any]], places: Sequence[str]) -> dict[str, list[list[int]]]:
+    def __call__(self, rows: Sequence[Any], places: Sequence[str]) -> EncodedRows:
         """Ids and labels of chats.
 
         Args:
-            chats: each with ``messages``, a list of mappings with ``role`` and ``content``, and with ``tools``, the
+            rows: mappings with ``messages``, a list of mappings with ``role`` and ``content``, and with ``tools``, the
                 functions that the assistant may call, where there are any.
             places: where each chat comes from, such as ``row 7``, for errors.
 
         Returns:
-            ``input_ids`` and ``labels``, lists of equal length for each chat; a label is the token itself or -100.
-
-        Raises:
-            DataError: a chat cannot be rendered or masked; names its place.
+            ``input_ids`` and ``labels``, int32; a label is the token itself or -100. Chats that cannot be rendered or
+            masked are refused.
         """
-        rendered = [_at(place, self._render, chat) for chat, place in zip(chats, places, strict=True)]
-        encoded = self._tokenise([chat.text for chat in rendered])
+        refused: dict[int, BadRow] = {}
+        rendered: dict[int, Rendered] = {}
+        for number, row in enumerate(rows):
+            with _refusing(refused, number, places):
+                rendered[number] = self._render(row)
+        encoded = self._tokenise([chat.text for chat in rendered.values()])
         offsets = encoded["offset_mapping"] if self.needs_turns else [()] * len(rendered)
-        columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-        for place, chat, ids, spans in zip(places, rendered, encoded["input_ids"], offsets, strict=True):
-            ids, labels = _at(place, self._labelled, chat, ids, spans)
-            columns["input_ids"].append(ids)
-            columns["labels"].append(labels)
-        return columns
+        ready = []
+        for (number, chat), ids, spans in zip(rendered.items(), encoded["input_ids"], offsets, strict=True):
+            with _refusing(refused, number, places):
+                ready.append(self._labelled(chat, ids, spans))
+        return _flat(ready, [refused[number] for number in sorted(refused)])
 
-    def _render(self, chat: Mapping[str, Any]) -> Rendered:
-        messages, tools = chat["messages"], chat.get("tools")
+    def _render(self, chat: Any) -> Rendered:
+        if not isinstance(chat, Mapping):
+            raise UnusableChat(f"the row is a {type(chat).__name__}, not a mapping with messages", WRONG_TYPE)
+        messages, tools = chat.get("messages"), chat.get("tools")
         if self.needs_turns:
             return self.finder.turns(messages, tools)
         return Rendered(self.finder.text(messages, tools), [])
 
     def _tokenise(self, texts: list[str]) -> Any:
+        if not texts:
+            return {"input_ids": [], "offset_mapping": []}
         return self.tokenizer(
             texts,
             add_special_tokens=False,  # the template writes them
@@ -108,6 +115,7 @@ class ChatEncoder:
         if bos is not None and ids[:2] == [bos, bos]:
             raise UnusableChat(
                 f"the chat begins with two {self.tokenizer.bos_token} tokens",
+                TWO_BOS,
                 "let the chat template write it once, and take it out of the messages",
             )
         if self.needs_turns:
@@ -117,7 +125,9 @@ class ChatEncoder:
             labels = list(ids)
         labels[:1] = [IGNORE_INDEX] * len(labels[:1])
         if all(label == IGNORE_INDEX for label in labels):
-            raise UnusableChat("the chat has no token to train on", "remove the row, or look at what its messages hold")
+            raise UnusableChat(
+                "the chat has no token to train on", NOTHING_TO_TRAIN_ON, "remove the row, or look at its messages"
+            )
         return ids, labels
 
     def _labels(self, chat: Rendered, places: TokenPlaces) -> list[int]:
@@ -144,6 +154,7 @@ class ChatEncoder:
             assert token is not None, "cuts are where a token reaches across"
             raise UnusableChat(
                 f"the token {places.written(token)!r} begins before the assistant's text and reaches into it",
+                NO_MASK,
                 "end the chat template's generation prompt with a special token or a line break",
             )
         offsets = [
@@ -167,8 +178,20 @@ def _without_post_processor(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTok
     return tokenizer
 
 
-def _at(place: str, function: Callable[..., Any], *arguments: Any) -> Any:
+@contextlib.contextmanager
+def _refusing(refused: dict[int, BadRow], number: int, places: Sequence[str]) -> Iterator[None]:
     try:
-        return function(*arguments)
+        yield
     except UnusableChat as error:
-        raise DataError(str(error), where=place, remedy=error.remedy or None) from error
+        refused[number] = BadRow(str(error), category=error.category, where=places[number], remedy=error.remedy or None)
+
+
+def _flat(rows: list[tuple[list[int], list[int]]], refused: list[BadRow]) -> EncodedRows:
+    import numpy as np
+
+    lengths = np.array([len(ids) for ids, _ in rows], np.int32)
+    columns = {
+        name: np.fromiter(chain.from_iterable(row[column] for row in rows), np.int32, int(lengths.sum()))
+        for column, name in enumerate(("input_ids", "labels"))
+    }
+    return EncodedRows(columns, lengths, refused)

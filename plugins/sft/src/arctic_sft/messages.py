@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from arctic_sft.refusals import (
+    EMPTY_CHAT,
+    NO_CONTENT,
+    NOTHING_TO_TRAIN_ON,
+    ROLES_OUT_OF_ORDER,
+    UNKNOWN_ROLE,
+    WRONG_TYPE,
+    UnusableChat,
+)
+
 OPENING_ROLES = ("system", "developer")
 ROLES = (*OPENING_ROLES, "user", "assistant", "tool")
 
@@ -16,14 +26,6 @@ _MAY_FOLLOW = {
     "assistant": ("user", "tool"),
     "tool": ("tool", "assistant"),
 }
-
-
-class UnusableChat(Exception):
-    """Why a chat cannot be trained on; whoever knows its row turns this into a ``DataError``."""
-
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(reason)
-        self.remedy = remedy
 
 
 def checked_messages(chat: Any) -> list[dict[str, Any]]:
@@ -38,8 +40,12 @@ def checked_messages(chat: Any) -> list[dict[str, Any]]:
     """
     if not isinstance(chat, Sequence) or isinstance(chat, (str, bytes)):
         raise UnusableChat(
-            f"messages is a {type(chat).__name__}, not a list of messages", "write a list of {role: ..., content: ...}"
+            f"messages is a {type(chat).__name__}, not a list of messages",
+            WRONG_TYPE,
+            "write a list of {role: ..., content: ...}",
         )
+    if not chat:
+        raise UnusableChat("the chat has no messages", EMPTY_CHAT, "remove the row")
     messages = [_checked_message(number, message) for number, message in enumerate(chat)]
     previous = None
     for number, message in enumerate(messages):
@@ -48,29 +54,33 @@ def checked_messages(chat: Any) -> list[dict[str, Any]]:
             place = f"after {previous}" if previous else "at the beginning"
             raise UnusableChat(
                 f"message {number} has the role {role} {place}, where {_either(_MAY_FOLLOW[previous])} is expected",
+                ROLES_OUT_OF_ORDER,
                 "merge or reorder the messages of this row, or remove it",
             )
         previous = role
     if not any(message["role"] == "assistant" for message in messages):
-        raise UnusableChat("the chat has no assistant message to train on", "remove the row")
+        raise UnusableChat("the chat has no assistant message to train on", NOTHING_TO_TRAIN_ON, "remove the row")
     return messages
 
 
 def _checked_message(number: int, message: Any) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise UnusableChat(f"message {number} is a {type(message).__name__}, not a mapping with role and content")
+        raise UnusableChat(
+            f"message {number} is a {type(message).__name__}, not a mapping with role and content", WRONG_TYPE
+        )
     present = {name: value for name, value in message.items() if value is not None}
     role = present.get("role")
     if role not in ROLES:
         raise UnusableChat(
             f"message {number} has the role {role!r}, not {_either(ROLES)}",
+            UNKNOWN_ROLE,
             "map the roles of the source with its role_mapping",
         )
     if "content" not in present and not (role == "assistant" and present.get("tool_calls")):
-        raise UnusableChat(f"message {number} ({role}) has no content")
+        raise UnusableChat(f"message {number} ({role}) has no content", NO_CONTENT)
     if not isinstance(present.get("content", ""), str):
         raise UnusableChat(
-            f"the content of message {number} ({role}) is a {type(present['content']).__name__}, not text"
+            f"the content of message {number} ({role}) is a {type(present['content']).__name__}, not text", WRONG_TYPE
         )
     return present
 

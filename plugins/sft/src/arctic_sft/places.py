@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from arctic_sft.messages import UnusableChat
+from arctic_sft.refusals import NO_MASK, UnusableChat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ class TokenPlaces:
         self.starts = [start for start, _ in offsets]
         self.ends = [end for _, end in offsets]
         if self.starts != sorted(self.starts):
-            raise UnusableChat("the tokenizer's offsets do not follow the text", "use another fast tokenizer")
+            raise UnusableChat("the tokenizer's offsets do not follow the text", NO_MASK, "use another fast tokenizer")
 
     def first_from(self, character: int) -> int:
         """The first token that starts at this character or after it."""

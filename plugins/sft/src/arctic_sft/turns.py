@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arctic_sft.messages import UnusableChat, checked_messages
+from arctic_sft.messages import checked_messages
+from arctic_sft.refusals import HISTORY_REWRITTEN, NO_MASK, TEMPLATE_REFUSES, UnusableChat
 from arctic_training.errors import DataError
 
 if TYPE_CHECKING:
@@ -88,12 +89,14 @@ class TurnFinder:
                 raise UnusableChat(
                     f"the chat template writes the chat up to message {number} differently once more messages follow, "
                     "so what the assistant said there cannot be established",
+                    HISTORY_REWRITTEN,
                     REMEDY,
                 )
             if not through.startswith(before):
                 raise UnusableChat(
                     f"the chat template's generation prompt is not how it begins message {number}, "
                     "so where the assistant's text starts cannot be established",
+                    NO_MASK,
                     REMEDY,
                 )
             turns.append((len(before), len(through)))
@@ -110,12 +113,14 @@ class TurnFinder:
             raise UnusableChat(
                 "the chat template writes something else when its generation blocks are marked, "
                 "so what they hold cannot be established",
+                NO_MASK,
                 "let the template write its {% generation %} blocks as they are, without filters around them",
             )
         num_answers = len(_assistant_messages(messages))
         if len(turns) != num_answers:
             raise UnusableChat(
                 f"the chat template has {len(turns)} generation blocks for {num_answers} assistant messages",
+                NO_MASK,
                 "put the text of every assistant message into one {% generation %} block of the template",
             )
         return Rendered(text, turns)
@@ -127,7 +132,7 @@ class TurnFinder:
             text: Any = self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             # What a template raises by itself, or by touching what is absent.
-            raise UnusableChat(f"the chat template refuses the chat: {error}", REMEDY) from error
+            raise UnusableChat(f"the chat template refuses the chat: {error}", TEMPLATE_REFUSES, REMEDY) from error
         return text
 
 

@@ -1,0 +1,36 @@
+"""Why a chat cannot be trained on, and the words under which such rows are counted."""
+
+from __future__ import annotations
+
+WRONG_TYPE = "wrong type"
+"""A column, a message or one of its values is not what the format says."""
+EMPTY_CHAT = "empty chat"
+"""No messages."""
+UNKNOWN_ROLE = "unknown role"
+ROLES_OUT_OF_ORDER = "roles out of order"
+NO_CONTENT = "no content"
+"""A message without text."""
+TEMPLATE_REFUSES = "template refuses"
+"""The chat template raises an error."""
+HISTORY_REWRITTEN = "history rewritten"
+"""The chat template writes an assistant turn differently once more messages follow."""
+NO_MASK = "no mask"
+"""Which tokens the assistant said cannot be established."""
+NOTHING_TO_TRAIN_ON = "nothing to train on"
+TWO_BOS = "two BOS"
+"""Two beginning-of-text tokens in a row."""
+
+
+class UnusableChat(Exception):
+    """Why a chat cannot be trained on; whoever knows its row turns this into a ``BadRow``.
+
+    Args:
+        reason: what is wrong, in one sentence.
+        category: one of the words of this module.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, reason: str, category: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.category = category
+        self.remedy = remedy
