@@ -26,7 +26,7 @@ def test_rows_come_back_as_they_were_written(tmp_path_factory, rows):
 
 def test_small_numbers_take_four_bytes_and_lengths_cost_no_reading(tmp_path):
     stored = write_rows([{"input_ids": [1, 2, 3]}, {"input_ids": []}, {"input_ids": [70000]}], tmp_path)
-    assert stored.columns["input_ids"][0].dtype == np.int32
+    assert stored[0]["input_ids"].dtype == np.int32
     assert stored.lengths().tolist() == [3, 0, 1]
 
 
@@ -100,7 +100,7 @@ def test_a_changed_line_beside_the_factory_prepares_the_data_anew(tmp_path, monk
     import importlib
     import sys
 
-    from arctic_training.data_cache import source_hash
+    from arctic_training.cache_key import source_hash
 
     package = tmp_path / "beside"
     package.mkdir()
@@ -176,7 +176,7 @@ def test_code_that_stands_in_no_file_is_never_trusted_to_be_the_same(monkeypatch
     import sys
     from types import ModuleType
 
-    from arctic_training.data_cache import source_hash
+    from arctic_training.cache_key import source_hash
     from arctic_training.testing.tiny import TinyDataFactory
 
     monkeypatch.setitem(sys.modules, "a_notebook", ModuleType("a_notebook"))

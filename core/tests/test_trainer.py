@@ -313,8 +313,9 @@ def test_a_dataloader_that_counts_more_than_it_gives_ends_training(run_recipe, t
 
         def create_dataloader(self, dataset, split):
             class Loader(DataLoader):
-                def epoch(self, epoch, start=0):
-                    return itertools.islice(super().epoch(epoch, start), max(0, 3 - start))
+                def epoch(self, epoch, position=None):
+                    start = (position or {}).get("row", 0) // self.global_batch_size
+                    return itertools.islice(super().epoch(epoch, position), max(0, 3 - start))
 
             return Loader(dataset, self.collate, micro_batch_size=4)
 

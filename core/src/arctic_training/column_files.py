@@ -26,7 +26,8 @@ class ColumnFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.dtype: np.dtype | None = None
-        self.size = 0
+        self.largest: float | None = None
+        """The largest number; None where there is none."""
         self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 - open until it is closed
 
     def append(self, values: np.ndarray) -> None:
@@ -40,7 +41,9 @@ class ColumnFile:
         if wider != self.dtype:
             self._widen(wider)
         self._file.write(np.ascontiguousarray(values, wider).data)
-        self.size += len(values)
+        if values.size:
+            largest = values.max().item()
+            self.largest = largest if self.largest is None else max(self.largest, largest)
 
     def close(self) -> np.ndarray:
         """Sync the file to disk and map it."""
@@ -107,11 +110,12 @@ class TokenWriter:
         for name in ("input_ids", "labels"):
             self._files.setdefault(name, ColumnFile(self.directory / f"{name}.bin"))
         columns = {name: file.close() for name, file in self._files.items()}
+        largest = self._files["input_ids"].largest
         lengths, trained = (
             np.concatenate(blocks) if blocks else np.zeros(0, np.int64) for blocks in (self._lengths, self._trained)
         )
         rows = TokenRows(columns, lengths, trained, parts)
-        rows.directory = self.directory
+        rows.directory, rows.largest_id = self.directory, None if largest is None else int(largest)
         return rows
 
 
@@ -137,7 +141,7 @@ def move_rows(rows: TokenRows, directory: Path) -> TokenRows:
         os.replace(source / f"{name}.bin", directory / f"{name}.bin")
     columns = {name: mapped(directory / f"{name}.bin", values.dtype) for name, values in rows.columns.items()}
     moved = TokenRows(columns, rows.lengths, rows.trained, rows.parts)
-    moved.directory = directory
+    moved.directory, moved.largest_id = directory, rows.largest_id
     shutil.rmtree(source, ignore_errors=True)
     return moved
 

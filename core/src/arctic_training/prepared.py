@@ -30,13 +30,14 @@ class PreparedRows(Sequence[dict[str, Any]]):
     """Rows of numbers, memory-mapped from a directory that ``write_rows`` made.
 
     A row is a dict: a one-dimensional array where the column holds lists, a number where it holds numbers.
-    ``facts`` is what was noted beside them, ``columns`` the names of a row.
+    ``facts`` is what was noted beside them, ``columns`` the names of a row, ``largest_id`` the largest of ``input_ids``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         index = json.loads((path / INDEX_FILE).read_text())
         self.facts: dict[str, Any] = index["facts"]
+        self.largest_id: int | None = index.get("largest_id")
         self.rows: PlannedRows | _ColumnRows = _planned(path, index) if "plan" in index else _ColumnRows(path, index)
 
     def __len__(self) -> int:
@@ -114,7 +115,13 @@ def _write_planned(rows: PlannedRows, path: Path) -> dict[str, Any]:
     types["plan.trained"] = write_numbers(path / "plan.trained.bin", rows.trained_in_pieces)
     if rows.fused is not None:
         types["plan.fused"] = write_numbers(path / "plan.fused.bin", rows.fused)
-    return {"columns": list(base.columns), "types": types, "parts": base.parts, "plan": {"packed": rows.packed}}
+    return {
+        "columns": list(base.columns),
+        "types": types,
+        "parts": base.parts,
+        "largest_id": base.largest_id,
+        "plan": {"packed": rows.packed},
+    }
 
 
 def _planned(path: Path, index: Mapping[str, Any]) -> PlannedRows:
@@ -206,4 +213,5 @@ def _write_columns(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[str, A
     for name in (name for name, lists in is_list.items() if lists):
         offsets = np.concatenate([[0], np.cumsum(lengths[name], dtype=np.int64)])
         types[f"{name}.offsets"] = write_numbers(path / f"{name}.offsets.bin", offsets)
-    return {"num_rows": num_rows, "columns": is_list, "types": types}
+    largest = files["input_ids"].largest if "input_ids" in files else None
+    return {"num_rows": num_rows, "columns": is_list, "types": types, "largest_id": largest}

@@ -300,6 +300,12 @@ class Run:
         return None if peak is None else 6 * self.num_parameters * tokens / (seconds * peak * self.world.size)
 
     @property
+    def all_rows(self) -> dict[str, PreparedRows]:
+        """Prepared rows by ``train`` and the names of evaluation sets."""
+        train = {"train": self.rows["train"]} if "train" in self.rows else {}
+        return train | {name: rows for name, rows in self.eval_rows.items() if name != "train"}
+
+    @property
     def kill_switch_path(self) -> Path:
         """The file whose appearance stops training."""
         given = self.config.kill_switch_path

@@ -7,6 +7,7 @@ Shapes: B rows of a micro-batch, L tokens of the longest, padded.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -97,7 +98,11 @@ class TokenDataFactory(DataFactory):
     def draws(self) -> bool:
         return bool(self.config.mixes or self.config.fuse_positions_prob or self.config.train_eval_split[1])
 
-    def encode(self, dataset: Rows, encoder: Encoder) -> TokenRows:
+    @abstractmethod
+    def encoder(self) -> Encoder:
+        """What makes tokens of the rows of a source."""
+
+    def process(self, dataset: Rows) -> Rows:
         """Encode the rows of one source in ``num_proc`` processes; those that cannot be used are refused and counted.
 
         Raises:
@@ -107,7 +112,7 @@ class TokenDataFactory(DataFactory):
         directory = self.preparation.next_directory()
         writer = TokenWriter(directory) if directory is not None else None
         made: list[TokenRows] = []
-        for number, encoded in encode_batches(dataset, encoder, self.config.num_proc):
+        for number, encoded in encode_batches(dataset, self.encoder(), self.config.num_proc):
             self.preparation.read(number, encoded.refused)
             used = number - len(encoded.refused)
             if len(encoded.lengths) != used:

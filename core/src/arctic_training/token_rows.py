@@ -38,6 +38,8 @@ class TokenRows(Sequence):
 
     directory: Path | None = None
     """Where the files of mapped columns are."""
+    largest_id: int | None = None
+    """The largest of the ids, where it was noted while they were written."""
 
     def __init__(
         self,

@@ -17,12 +17,9 @@ def check_vocabulary(trainer: Trainer) -> None:
         RecipeError: names the largest id and the size of the model's vocabulary.
     """
     words = getattr(getattr(trainer.model_unwrapped, "config", None), "vocab_size", None)
-    for split, rows in trainer.run.rows.items():
-        column = rows.columns.get("input_ids")
-        if words is None or column is None or not len(column[0]):
-            continue
-        largest = int(column[0].max())
-        if largest >= words:
+    for split, rows in trainer.run.all_rows.items():
+        largest = rows.largest_id
+        if words is not None and largest is not None and largest >= words:
             raise refusal(trainer.run, "tokenizer.name_or_path")(
                 f"the {split} rows hold the id {largest}, and the model has embeddings for {words} words",
                 "name the model's own tokenizer, or a model whose vocab_size holds it",
