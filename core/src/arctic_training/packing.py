@@ -58,16 +58,6 @@ class Packs:
         columns = (self.rows[numbers], self.starts[numbers], self.stops[numbers])
         return [Piece(*piece) for piece in zip(*(column.tolist() for column in columns), strict=True)]
 
-    def select(self, numbers: Sequence[int] | np.ndarray) -> Packs:
-        """The packs of these numbers, in their order."""
-        import numpy as np
-
-        numbers = np.asarray(numbers, np.int64)
-        counts = self.offsets[numbers + 1] - self.offsets[numbers]
-        offsets = _with_zero_before(counts)
-        pieces = np.repeat(self.offsets[numbers] - offsets[:-1], counts) + np.arange(offsets[-1])
-        return Packs(self.rows[pieces], self.starts[pieces], self.stops[pieces], offsets)
-
 
 def whole_rows(lengths: Sequence[int] | np.ndarray) -> Packs:
     """Each row as a pack of its own.
@@ -250,7 +240,7 @@ def _moves(lengths: list[int], counts: list[int], max_length: int) -> Iterator[t
                 space, first, packs = max_length, opened, -(-count // (max_length // length))
                 opened += packs
             each = space // length
-            full = min(packs, max(1, count // each - 1))
+            full = min(packs, count // each)
             if full:
                 yield first, full, each
                 count -= full * each
