@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arctic_sft.chat import EMPTY_THINK, ChatEncoder
+from arctic_sft.chat import ChatEncoder
 from arctic_training.errors import DataError
+
+EMPTY_THINK = "<think>\n\n</think>\n\n"
 
 # template -> what it writes for an assistant's content, as far as it is trained
 ANSWERS = {

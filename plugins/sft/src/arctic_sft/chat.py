@@ -1,70 +1,107 @@
 """Chats to token ids and labels: what the tokenizer's chat template writes, and which of it is trained.
 
 The trained tokens of each assistant turn follow from the structure of the template and never from looking for the
-answer's text, which a prompt may quote, a template may strip, and a chat may hold twice. What cannot be established
-this way is refused by name of its row.
+answer's text, which a prompt may quote, a template may strip, and a chat may hold twice. A chat for which they cannot
+be established this way is refused.
 
 Rules:
 
-1. Which characters the assistant said: ``arctic_sft.turns``.
+1. Which characters the assistant said: ``arctic_sft.turns``, which also checks that they hold what the message says.
 2. The text is tokenised as a whole, and a token belongs to the turn in which it starts. Where a token would begin
    before a turn and reach into it (a line break of the prompt and one of the answer), the text is tokenised in two
-   parts that meet there, as they do when the model answers the prompt; if the parts then read differently, that is an
-   error.
-3. A turn is trained through its end-of-turn token: the last special token in it, when nothing but white space follows
-   it there. That white space is not trained. Without such a token the turn is trained to its end.
+   parts that meet there, as they do when the model answers the prompt; if the parts then read differently, the chat is
+   refused. So it is where a turn without end-of-turn token ends.
+3. A turn is trained through its end-of-turn token: the last special token after what the assistant said, when nothing
+   but white space follows it there. That white space is not trained. Without such a token the turn is trained to its
+   end.
 4. The first token of a chat has no label, since nothing predicts it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from arctic_sft.places import TokenPlaces
-from arctic_sft.refusals import NO_MASK, NOTHING_TO_TRAIN_ON, TWO_BOS, WRONG_TYPE, UnusableChat
-from arctic_sft.turns import Rendered, TurnFinder
+from arctic_sft.messages import Chat, checked_chat
+from arctic_sft.refusals import CONTENT_LOST, NOTHING_TO_TRAIN_ON, TWO_BOS, UnusableChat
+from arctic_sft.said import check_whole, check_written
+from arctic_sft.think import empty_reasoning_end, reasoning_end
+from arctic_sft.tokenise import Text, Tokeniser
+from arctic_sft.turns import Turn, TurnFinder
 from arctic_training.encoding import EncodedRows
 from arctic_training.errors import BadRow, DataError
 from arctic_training.loss import IGNORE_INDEX
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-EMPTY_THINK = "<think>\n\n</think>\n\n"
-"""What reasoning templates write at the start of an answer that holds no reasoning."""
+TrainTurns = Literal["all", "last", "one_row_per_turn"]
+
+
+class Row(NamedTuple):
+    """Tokens of one row, the chat it was made of, and spans of tokens: those that get labels, or, where everything is
+    trained, those that do not."""
+
+    chat: int
+    ids: list[int]
+    spans: list[tuple[int, int]]
 
 
 class ChatEncoder:
-    """Encodes chats with one tokenizer. Holds nothing else, so that it can be sent to worker processes.
+    """Encodes chats with one tokenizer. It may be sent to worker processes.
 
     Args:
         tokenizer: with a chat template.
         mask_inputs: train only what the assistant said; otherwise everything but the first token.
         ignore_empty_think: leave out an empty reasoning block at the start of an assistant turn.
+        train_turns: ``all`` assistant turns, the ``last`` of each chat, or each in a row of its own, which ends with it
+            (``one_row_per_turn``). None is ``all`` where nobody chose.
+        mask_reasoning: leave out the reasoning block at the start of an assistant turn, whatever it holds.
 
     Raises:
-        DataError: the tokenizer has no chat template, or cannot tell which text a token stands for.
+        DataError: the tokenizer has no chat template, or cannot tell which text a token stands for; or the options
+            contradict each other.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, mask_inputs: bool = True, ignore_empty_think: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        mask_inputs: bool = True,
+        ignore_empty_think: bool = False,
+        train_turns: TrainTurns | None = None,
+        mask_reasoning: bool = False,
     ) -> None:
-        self.tokenizer = _without_post_processor(tokenizer)
+        self.tokenizer = tokenizer
         self.mask_inputs = mask_inputs
         self.ignore_empty_think = ignore_empty_think
-        self.needs_turns = mask_inputs or ignore_empty_think
-        self.finder = TurnFinder(tokenizer)
-        if self.needs_turns and not tokenizer.is_fast:
+        self.train_turns = train_turns or "all"
+        self.mask_reasoning = mask_reasoning
+        if not mask_inputs and self.train_turns != "all":
             raise DataError(
-                f"{type(tokenizer).__name__} cannot tell which text a token stands for, so no mask can be made",
-                remedy="use a fast tokenizer, or train on whole chats with data.mask_inputs: false",
+                f"data.train_turns: {train_turns} trains single answers and data.mask_inputs: false all of a chat",
+                remedy="leave one of them out",
             )
-        special = (token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
-        self.special_ids = frozenset([*tokenizer.all_special_ids, *special])
+        self.tokenise = Tokeniser(tokenizer)
+        self.needs_turns = mask_inputs or ignore_empty_think or mask_reasoning
+        if self.needs_turns:
+            self.tokenise.require_offsets()
+        self.finder = TurnFinder(tokenizer, _template(tokenizer), self.tokenise.specials)
+        for_tools = _template(tokenizer, tools=[])  # some tokenizers have a template of its own for them
+        self.finder_with_tools = (
+            self.finder
+            if for_tools == self.finder.template.source
+            else TurnFinder(tokenizer, for_tools, self.tokenise.specials)
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # compiled templates cannot be sent
+        options = {
+            name: getattr(self, name) for name in ("mask_inputs", "ignore_empty_think", "train_turns", "mask_reasoning")
+        }
+        return partial(ChatEncoder, **options), (self.tokenizer,)
 
     def __call__(self, rows: Sequence[Any], places: Sequence[str]) -> EncodedRows:
         """Ids and labels of chats.
@@ -78,120 +115,137 @@ class ChatEncoder:
             ``input_ids`` and ``labels``, int32; a label is the token itself or -100. Chats that cannot be rendered or
             masked are refused.
         """
-        refused: dict[int, BadRow] = {}
-        rendered: dict[int, Rendered] = {}
+        refused: dict[int, UnusableChat] = {}
+        written: list[tuple[int, Chat, Text]] = []
         for number, row in enumerate(rows):
-            with _refusing(refused, number, places):
-                rendered[number] = self._render(row)
-        encoded = self._tokenise([chat.text for chat in rendered.values()])
-        offsets = encoded["offset_mapping"] if self.needs_turns else [()] * len(rendered)
-        ready = []
-        for (number, chat), ids, spans in zip(rendered.items(), encoded["input_ids"], offsets, strict=True):
-            with _refusing(refused, number, places):
-                ready.append(self._labelled(chat, ids, spans))
-        return _flat(ready, [refused[number] for number in sorted(refused)])
+            try:
+                chat = checked_chat(row)
+                written += [(number, chat, text) for text in self._texts(chat)]
+            except UnusableChat as reason:
+                refused[number] = reason
+        made = self._rows(written, refused)
+        arrays = self._arrays(made)
+        if self._refuse_by_tokens(made, *arrays, refused):
+            arrays = self._arrays([row for row in made if row.chat not in refused])
+        ids, labels, lengths = arrays
+        bad_rows = [
+            BadRow(str(reason), category=reason.category, where=places[number], remedy=reason.remedy or None)
+            for number, reason in sorted(refused.items())
+        ]
+        return EncodedRows({"input_ids": ids, "labels": labels}, lengths, bad_rows)
 
-    def _render(self, chat: Any) -> Rendered:
-        if not isinstance(chat, Mapping):
-            raise UnusableChat(f"the row is a {type(chat).__name__}, not a mapping with messages", WRONG_TYPE)
-        messages, tools = chat.get("messages"), chat.get("tools")
-        if self.needs_turns:
-            return self.finder.turns(messages, tools)
-        return Rendered(self.finder.text(messages, tools), [])
-
-    def _tokenise(self, texts: list[str]) -> Any:
-        if not texts:
-            return {"input_ids": [], "offset_mapping": []}
-        return self.tokenizer(
-            texts,
-            add_special_tokens=False,  # the template writes them
-            return_attention_mask=False,
-            return_offsets_mapping=self.needs_turns,
-            verbose=False,  # over-long rows are handled, and counted, after this
-        )
-
-    def _labelled(self, chat: Rendered, ids: list[int], offsets: Sequence[Any]) -> tuple[list[int], list[int]]:
-        bos = self.tokenizer.bos_token_id
-        if bos is not None and ids[:2] == [bos, bos]:
+    def _texts(self, chat: Chat) -> list[Text]:
+        """The texts of the rows that a chat makes, with their turns."""
+        finder = self.finder if chat.tools is None else self.finder_with_tools
+        if chat.tools and "tools" not in finder.template.source:
             raise UnusableChat(
-                f"the chat begins with two {self.tokenizer.bos_token} tokens",
-                TWO_BOS,
-                "let the chat template write it once, and take it out of the messages",
+                "the row has tools, and the chat template does not write any",
+                CONTENT_LOST,
+                "give a chat template that writes them (tokenizer.chat_template), or leave them out",
             )
-        if self.needs_turns:
-            places = self._parted(chat, TokenPlaces(ids, offsets, chat.text, self.special_ids))
-            ids, labels = places.ids, self._labels(chat, places)
-        else:
-            labels = list(ids)
-        labels[:1] = [IGNORE_INDEX] * len(labels[:1])
-        if all(label == IGNORE_INDEX for label in labels):
-            raise UnusableChat(
+        if not self.mask_inputs:
+            return [self._whole_text(finder, chat)]
+        trained = [number for number in chat.answers if number not in chat.untrained]
+        if self.train_turns == "last":
+            trained = [number for number in trained if number == chat.answers[-1]]
+        if not trained:
+            raise UnusableChat("all that would be trained has train: false", NOTHING_TO_TRAIN_ON, "remove the row")
+        if self.train_turns == "one_row_per_turn":
+            return [self._text(finder, chat.until(number), [number]) for number in trained]
+        return [self._text(finder, chat, trained)]
+
+    def _whole_text(self, finder: TurnFinder, chat: Chat) -> Text:
+        if self.needs_turns or chat.untrained:
+            self.tokenise.require_offsets()
+            return self._text(finder, chat, chat.answers)
+        text = finder.text(chat)
+        check_whole(chat.messages, chat.answers, text)
+        return Text(text)
+
+    def _text(self, finder: TurnFinder, chat: Chat, numbers: Sequence[int]) -> Text:
+        text = finder.text(chat)
+        turns = finder.turns(chat, text, numbers)
+        check_written(chat.messages, text)
+        return Text(text, turns, [self._left_out(chat, text, turn) for turn in turns])
+
+    def _left_out(self, chat: Chat, text: str, turn: Turn) -> tuple[int, int]:
+        if self.mask_reasoning:
+            return reasoning_end(turn.number, chat.messages[turn.number], text, turn.start, turn.stop)
+        if self.ignore_empty_think:
+            return empty_reasoning_end(text, turn.start, turn.stop)
+        return turn.start, turn.start
+
+    def _rows(self, written: list[tuple[int, Chat, Text]], refused: dict[int, UnusableChat]) -> list[Row]:
+        rows = []
+        results = self.tokenise([text for _, _, text in written])
+        for (number, chat, text), result in zip(written, results, strict=True):
+            if isinstance(result, UnusableChat):
+                refused[number] = result
+                continue
+            spans = []
+            for turn, (first, answer, last) in zip(text.turns, result.turns, strict=True):
+                if self.mask_inputs:
+                    spans.append((answer, last))
+                else:
+                    spans.append((first, last if turn.number in chat.untrained else answer))
+            rows.append(Row(number, result.ids, spans))
+        return [row for row in rows if row.chat not in refused] if refused else rows
+
+    def _arrays(self, rows: list[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids and labels of all rows, one after the other, and the length of each."""
+        import numpy as np
+
+        lengths = np.fromiter((len(row.ids) for row in rows), np.int32, len(rows))
+        ids = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int32, int(lengths.sum()))
+        labels = np.full_like(ids, IGNORE_INDEX) if self.mask_inputs else ids.copy()
+        begin = 0
+        for row in rows:
+            for first, last in row.spans:
+                labels[begin + first : begin + last] = (
+                    ids[begin + first : begin + last] if self.mask_inputs else IGNORE_INDEX
+                )
+            if row.ids:
+                labels[begin] = IGNORE_INDEX
+            begin += len(row.ids)
+        return ids, labels, lengths
+
+    def _refuse_by_tokens(
+        self,
+        rows: list[Row],
+        ids: np.ndarray,
+        labels: np.ndarray,
+        lengths: np.ndarray,
+        refused: dict[int, UnusableChat],
+    ) -> bool:
+        """Whether rows were refused because no token of theirs is trained, or because they repeat a BOS token."""
+        import numpy as np
+
+        ends = np.cumsum(lengths)
+        before = np.concatenate([[0], np.cumsum(labels != IGNORE_INDEX)])  # trained tokens before each token
+        for number in np.flatnonzero(before[ends] == before[ends - lengths]).tolist():
+            refused[rows[number].chat] = UnusableChat(
                 "the chat has no token to train on", NOTHING_TO_TRAIN_ON, "remove the row, or look at its messages"
             )
-        return ids, labels
-
-    def _labels(self, chat: Rendered, places: TokenPlaces) -> list[int]:
-        ids = places.ids
-        labels = [IGNORE_INDEX] * len(ids) if self.mask_inputs else list(ids)
-        for start, stop in chat.turns:
-            first, last = places.within(start, stop)
-            labels[first:last] = ids[first:last]
-            if self.ignore_empty_think and chat.text.startswith(EMPTY_THINK, start):
-                answer = places.first_from(start + len(EMPTY_THINK))
-                labels[first:answer] = [IGNORE_INDEX] * (answer - first)
-        return labels
-
-    def _parted(self, chat: Rendered, places: TokenPlaces) -> TokenPlaces:
-        """The same tokens, or where one reaches across the start of a turn, those of the parts that meet there."""
-        cuts = [start for start, stop in chat.turns if start < stop and places.across(start) is not None]
-        if not cuts:
-            return places
-        begins, ends = [0, *cuts], [*cuts, len(chat.text)]
-        parts = self._tokenise([chat.text[begin:end] for begin, end in zip(begins, ends, strict=True)])
-        ids = list(chain.from_iterable(parts["input_ids"]))
-        if self.tokenizer.decode(ids) != self.tokenizer.decode(places.ids):
-            token = places.across(cuts[0])
-            assert token is not None, "cuts are where a token reaches across"
-            raise UnusableChat(
-                f"the token {places.written(token)!r} begins before the assistant's text and reaches into it",
-                NO_MASK,
-                "end the chat template's generation prompt with a special token or a line break",
-            )
-        offsets = [
-            (begin + start, begin + end)
-            for begin, part in zip(begins, parts["offset_mapping"], strict=True)
-            for start, end in part
-        ]
-        return TokenPlaces(ids, offsets, chat.text, self.special_ids)
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if bos is not None and bos != eos:
+            places = np.flatnonzero(ids == bos)
+            second = places[1:][np.diff(places) == 1]
+            for place in second.tolist():
+                number = int(np.searchsorted(ends, place, "right"))
+                if place > ends[number] - lengths[number]:  # not the first of its row
+                    refused[rows[number].chat] = UnusableChat(
+                        f"the chat holds two {self.tokenizer.bos_token} tokens in a row",
+                        TWO_BOS,
+                        "let the chat template write it once, and take it out of the messages",
+                    )
+        return any(row.chat in refused for row in rows)
 
 
-def _without_post_processor(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy whose offsets cover whole tokens.
-
-    A post-processor adds special tokens, which the template writes here, and that of many byte-level tokenizers takes
-    the spaces of a token out of its offsets, which would hide where it starts.
-    """
-    if not tokenizer.is_fast:
-        return tokenizer
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.backend_tokenizer.post_processor = None
-    return tokenizer
-
-
-@contextlib.contextmanager
-def _refusing(refused: dict[int, BadRow], number: int, places: Sequence[str]) -> Iterator[None]:
+def _template(tokenizer: PreTrainedTokenizerBase, **options: Any) -> str:
     try:
-        yield
-    except UnusableChat as error:
-        refused[number] = BadRow(str(error), category=error.category, where=places[number], remedy=error.remedy or None)
-
-
-def _flat(rows: list[tuple[list[int], list[int]]], refused: list[BadRow]) -> EncodedRows:
-    import numpy as np
-
-    lengths = np.array([len(ids) for ids, _ in rows], np.int32)
-    columns = {
-        name: np.fromiter(chain.from_iterable(row[column] for row in rows), np.int32, int(lengths.sum()))
-        for column, name in enumerate(("input_ids", "labels"))
-    }
-    return EncodedRows(columns, lengths, refused)
+        return tokenizer.get_chat_template(**options)
+    except ValueError as error:
+        raise DataError(
+            "the tokenizer has no chat template, so chats cannot be written out for it",
+            remedy="set tokenizer.chat_template in the recipe to a template or to the path of one",
+        ) from error

@@ -1,16 +1,67 @@
-"""Which characters each token of a text stands for, and so which tokens an assistant turn consists of."""
+"""Which tokens of a text an assistant's turn consists of."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arctic_sft.refusals import NO_MASK, UnusableChat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from arctic_sft.turns import Span
+    from arctic_sft.turns import Turn
+
+    Span = tuple[int, int]
+
+
+class TurnTokens(NamedTuple):
+    """The tokens of a turn: from ``first`` on, those of its answer from ``answer`` on, up to ``last`` (exclusive)."""
+
+    first: int
+    answer: int
+    last: int
+
+
+def quick_tokens(encoding: Any, turn: Turn, left_out: Span, length: int) -> TurnTokens | None:
+    """The tokens of a turn whose boundaries are boundaries of tokens, without looking at each token of the text.
+
+    Args:
+        encoding: what the tokenizers library gives for the text.
+        turn: the turn.
+        left_out: as of ``TokenPlaces.tokens``.
+        length: characters of the text.
+
+    Returns:
+        None where only ``TokenPlaces`` can tell.
+    """
+    first = _token_from(encoding, turn.start)
+    if turn.end_token >= 0:
+        last = _token_from(encoding, turn.end_token)
+        last = None if last is None else last + 1
+    else:
+        last = len(encoding) if turn.stop == length else _token_from(encoding, turn.stop)
+    if first is None or last is None:
+        return None
+    left_out_end, answer_start = left_out
+    if answer_start == turn.start:
+        return TurnTokens(first, first, last)
+    answer = encoding.char_to_token(answer_start)
+    if answer is None or encoding.token_to_chars(answer)[0] < left_out_end:
+        return None
+    return TurnTokens(first, min(answer, last), last)
+
+
+def _token_from(encoding: Any, character: int) -> int | None:
+    """The first token that starts at this character, when the one before ends there or earlier and is not empty."""
+    token: int | None = encoding.char_to_token(character)
+    if token is None or encoding.token_to_chars(token)[0] != character:
+        return None
+    if token:
+        start, end = encoding.token_to_chars(token - 1)
+        if end > character or start == end:
+            return None
+    return token
 
 
 class TokenPlaces:
@@ -35,36 +86,65 @@ class TokenPlaces:
         if self.starts != sorted(self.starts):
             raise UnusableChat("the tokenizer's offsets do not follow the text", NO_MASK, "use another fast tokenizer")
 
-    def first_from(self, character: int) -> int:
-        """The first token that starts at this character or after it."""
-        return bisect_left(self.starts, character)
+    def tokens(self, turn: Turn, left_out: Span) -> TurnTokens:
+        """The tokens of a turn, from its first to one past its end-of-turn token.
+
+        That is the last special token after what was said, when only white space follows it in the turn. Without such a
+        token the turn goes on to its end.
+
+        Args:
+            turn: the turn.
+            left_out: where what is left out at its start ends, and where its answer starts after white space.
+        """
+        first, last = self._first_from(turn.start), self._first_from(turn.stop)
+        answer = first
+        if left_out[1] > turn.start:
+            answer = self._first_from(left_out[1])
+            if self.across(left_out[1]) is not None:  # white space that is one token with the answer
+                answer -= 1
+        end = self._end_token(first, last, turn.said)
+        last = last if end is None else end + 1
+        return TurnTokens(first, min(answer, last), last)
+
+    def cuts(self, turns: Sequence[Turn], left_out: Sequence[Span]) -> list[int]:
+        """Where tokens reach across the boundaries of turns, in characters."""
+        cuts: set[int] = set()
+        for turn, (left_out_end, answer_start) in zip(turns, left_out, strict=True):
+            if turn.start == turn.stop:
+                continue
+            boundaries = [turn.start]
+            token = self.across(answer_start)
+            if token is not None and self.starts[token] < left_out_end:
+                boundaries.append(left_out_end)
+            if self._end_token(self._first_from(turn.start), self._first_from(turn.stop), turn.said) is None:
+                boundaries.append(turn.stop)
+            cuts.update(boundary for boundary in boundaries if self.across(boundary) is not None)
+        return sorted(cuts)
 
     def across(self, character: int) -> int | None:
         """The token that begins before this character and reaches past it; None where two tokens meet.
 
         A special token that only takes the white space behind it along does not count: it is the same token without.
         """
-        token = self.first_from(character) - 1
+        token = self._first_from(character) - 1
         if token < 0 or self.ends[token] <= character:
             return None
         if self.ids[token] in self.special_ids and self.text[character : self.ends[token]].isspace():
             return None
         return token
 
-    def within(self, start: int, stop: int) -> Span:
-        """The tokens of a turn, from its first to one past its end-of-turn token.
-
-        That is the last special token which starts in the span, when only white space follows it there. Without such a
-        token the turn goes on to the end of the span.
-        """
-        first, last = self.first_from(start), self.first_from(stop)
-        for token in range(last - 1, first - 1, -1):
-            if self.ids[token] in self.special_ids:
-                return first, token + 1
-            if self.written(token).strip():
-                break
-        return first, last
-
     def written(self, token: int) -> str:
         """The text of a token."""
         return self.text[self.starts[token] : self.ends[token]]
+
+    def _first_from(self, character: int) -> int:
+        """The first token that starts at this character or after it."""
+        return bisect_left(self.starts, character)
+
+    def _end_token(self, first: int, last: int, said: int) -> int | None:
+        for token in range(last - 1, first - 1, -1):
+            if self.ids[token] in self.special_ids:
+                return token if self.starts[token] >= said else None
+            if self.written(token).strip():
+                return None
+        return None

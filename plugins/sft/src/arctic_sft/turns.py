@@ -3,144 +3,233 @@
 A template with ``{% generation %}`` blocks says so itself: it is rendered a second time with a mark at both ends of
 each block, and without the marks that must be the same text. Any other template is rendered up to each assistant turn,
 with the generation prompt, and through it: what lies between the two is the turn, if each rendering begins with the one
-before.
+before. Either way the turn must hold what the message says, and be the same when it is the last.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from arctic_sft.messages import checked_messages
-from arctic_sft.refusals import HISTORY_REWRITTEN, NO_MASK, TEMPLATE_REFUSES, UnusableChat
-from arctic_training.errors import DataError
+from arctic_sft.messages import Chat
+from arctic_sft.refusals import HISTORY_REWRITTEN, NO_MASK, UnusableChat
+from arctic_sft.rendering import ANOTHER_TEMPLATE, ChatTemplate
+from arctic_sft.said import find_said
+from arctic_sft.think import OPEN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, Any]
-Span = tuple[int, int]
-
-REMEDY = (
-    "give a template whose assistant text stands in {% generation %} blocks (tokenizer.chat_template), "
-    "or train on whole chats with data.mask_inputs: false"
-)
 _BLOCK_START = re.compile(r"\{%([-+]?)\s*generation\s*([-+]?)%\}")
 _BLOCK_END = re.compile(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}")
 # Code points that Unicode keeps out of text, for use within a program.
 _START_MARK, _END_MARK = "\ufdd0", "\ufdd1"
-_MARKED_TURN = re.compile(f"{_START_MARK}([^{_START_MARK}{_END_MARK}]*){_END_MARK}")
+_PROBE = [
+    {"role": "user", "content": "What grows on the moor?"},
+    {"role": "assistant", "content": "Heather, mostly."},
+    {"role": "user", "content": "And in the lake?"},
+]
 
 
-class Rendered(NamedTuple):
-    """The text of a chat, and the characters from ``start`` to ``stop`` (exclusive) of each assistant turn in it."""
+class Turn(NamedTuple):
+    """An assistant's turn: the characters from ``start`` to ``stop`` (exclusive) of a chat's text.
 
-    text: str
-    turns: list[Span]
+    Attributes:
+        number: of its message.
+        start: where it starts, after the generation prompt.
+        stop: where it stops; there may be white space after its end-of-turn token.
+        said: where what the assistant said ends, so that its end-of-turn token does not start before.
+        end_token: where the special token that ends the turn starts, -1 for none.
+    """
+
+    number: int
+    start: int
+    stop: int
+    said: int
+    end_token: int
 
 
 class TurnFinder:
-    """Renders chats with a tokenizer's template and finds the assistant's turns in them.
+    """Renders chats with one template and finds the assistant's turns in them.
 
-    Raises:
-        DataError: the tokenizer has no chat template.
+    Args:
+        tokenizer: the tokenizer.
+        source: the template.
+        specials: the texts of the tokenizer's special tokens, the longest first.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-        try:
-            self.template: str = tokenizer.get_chat_template()
-        except ValueError as error:
-            raise DataError(
-                "the tokenizer has no chat template, so chats cannot be written out for it",
-                remedy="set tokenizer.chat_template in the recipe to a template or to the path of one",
-            ) from error
-        self.marked_template = _marked(self.template) if _BLOCK_START.search(self.template) else None
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str, specials: tuple[str, ...]) -> None:
+        self.template = ChatTemplate(tokenizer, source)
+        self.specials = specials
+        self.usual = "\0"  # the special token that ended the turn before: there may be hundreds of them
+        self.marked = ChatTemplate(tokenizer, _marked(source)) if _BLOCK_START.search(source) else None
+        self.tail, self.header = ("", "") if self.marked else self._probed()
 
-    def text(self, chat: Any, tools: Any = None) -> str:
+    def text(self, chat: Chat) -> str:
         """The text of a chat.
 
+        Raises:
+            UnusableChat: the template refuses it.
+        """
+        return self.template.text(chat.messages, chat.tools, plain=chat.plain)
+
+    def turns(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
+        """The assistant's turns.
+
         Args:
-            chat: its messages.
-            tools: functions that the assistant may call, as the template takes them.
+            chat: the chat.
+            text: what ``text`` gives for it.
+            numbers: of the messages whose turns are wanted.
 
         Raises:
-            UnusableChat: the messages are out of order, or the template refuses them.
+            UnusableChat: the template does not let the turns be established.
         """
-        return self._render(checked_messages(chat), tools)
+        find = self._turns_from_blocks if self.marked else self._turns_from_prefixes
+        return find(chat, text, numbers)
 
-    def turns(self, chat: Any, tools: Any = None) -> Rendered:
-        """The text of a chat and the assistant's turns in it; arguments as of ``text``.
-
-        Raises:
-            UnusableChat: the messages are out of order, or the template does not let the turns be established.
-        """
-        messages = checked_messages(chat)
-        find = self._turns_from_blocks if self.marked_template else self._turns_from_prefixes
-        return find(messages, tools)
-
-    def _turns_from_prefixes(self, messages: list[Message], tools: Any) -> Rendered:
-        text = self._render(messages, tools)
+    def _turns_from_prefixes(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
+        if self.header:
+            raise UnusableChat(
+                f"the chat template writes {self.header!r} before an answer and not as a generation prompt, "
+                "so where the assistant's text starts cannot be established",
+                NO_MASK,
+                "let the template write it when add_generation_prompt is true",
+            )
         turns = []
-        for number in _assistant_messages(messages):
-            before = self._render(messages[:number], tools, add_generation_prompt=True)
-            through = text if number == len(messages) - 1 else self._render(messages[: number + 1], tools)
-            if not text.startswith(through):
-                raise UnusableChat(
-                    f"the chat template writes the chat up to message {number} differently once more messages follow, "
-                    "so what the assistant said there cannot be established",
-                    HISTORY_REWRITTEN,
-                    REMEDY,
-                )
-            if not through.startswith(before):
+        for number in numbers:
+            start = self._prompt_end(chat, text, number)
+            if number == len(chat.messages) - 1:
+                stop = self._without_tail(text)
+            else:
+                through = self.template.text(chat.messages[: number + 1], chat.tools, plain=chat.plain)
+                stop = self._without_tail(through)
+                if not text.startswith(through[:stop]):
+                    raise _rewritten(number)
+            if start is None or stop < start:
                 raise UnusableChat(
                     f"the chat template's generation prompt is not how it begins message {number}, "
                     "so where the assistant's text starts cannot be established",
                     NO_MASK,
-                    REMEDY,
+                    ANOTHER_TEMPLATE,
                 )
-            turns.append((len(before), len(through)))
-        return Rendered(text, turns)
+            _, said = find_said(number, chat.messages[number], text, start, stop)
+            turns.append(Turn(number, start, stop, said, self._end_token(text, said, stop)))
+        return turns
 
-    def _turns_from_blocks(self, messages: list[Message], tools: Any) -> Rendered:
-        text = self._render(messages, tools)
-        marked = self._render(messages, tools, chat_template=self.marked_template)
-        turns = [
-            (found.start() - 2 * number, found.end() - 2 * number - 2)
-            for number, found in enumerate(_MARKED_TURN.finditer(marked))
-        ]
-        if marked.replace(_START_MARK, "").replace(_END_MARK, "") != text:
+    def _prompt_end(self, chat: Chat, text: str, number: int) -> int | None:
+        """Where the generation prompt before a message ends, if the text begins with it."""
+        before = self.template.text(chat.messages[:number], chat.tools, plain=chat.plain, prompt=True)
+        return len(before) if text.startswith(before) else None
+
+    def _without_tail(self, text: str) -> int:
+        return len(text) - len(self.tail) if text.endswith(self.tail) else len(text)
+
+    def _end_token(self, text: str, said: int, stop: int) -> int:
+        """Where the special token starts that nothing but white space follows, -1 where there is none."""
+        rest = text[said:stop].rstrip()
+        if not rest.endswith(self.usual):
+            if not rest.endswith(self.specials):
+                return -1
+            self.usual = next(special for special in self.specials if rest.endswith(special))
+        return said + len(rest) - len(self.usual)
+
+    def _turns_from_blocks(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
+        unmarked, blocks = self._blocks(chat)
+        if unmarked != text:
             raise UnusableChat(
                 "the chat template writes something else when its generation blocks are marked, "
                 "so what they hold cannot be established",
                 NO_MASK,
                 "let the template write its {% generation %} blocks as they are, without filters around them",
             )
-        num_answers = len(_assistant_messages(messages))
-        if len(turns) != num_answers:
+        turns = []
+        for number in numbers:
+            start, stop = blocks[chat.answers.index(number)]
+            after = text[stop:]
+            if number != len(chat.messages) - 1:
+                alone, its_blocks = self._blocks(chat.until(number))
+                its_start, its_stop = its_blocks[-1]
+                if alone[its_start:its_stop] != text[start:stop]:
+                    raise _rewritten(number)
+                after = alone[its_stop:]
+            turns.append(self._turn_of_block(chat, text, number, start, stop, after))
+        return turns
+
+    def _turn_of_block(self, chat: Chat, text: str, number: int, start: int, stop: int, after: str) -> Turn:
+        """The turn of a block, without what a generation prompt writes and with the end-of-turn token after it.
+
+        Args:
+            after: what follows the block where the chat ends with it.
+        """
+        begin, said = find_said(number, chat.messages[number], text, start, stop)
+        if begin != start:  # the block may hold the header of the turn
+            prompt_end = self._prompt_end(chat, text, number)
+            if prompt_end is not None and start < prompt_end <= begin:
+                start = prompt_end
+        end_token = self._end_token(text, said, stop)
+        if end_token < 0:  # a block may end before it
+            end = next((special for special in self.specials if after.startswith(special)), "")
+            if end and text.startswith(end, stop):
+                end_token, stop = stop, stop + len(end)
+        return Turn(number, start, stop, said, end_token)
+
+    def _blocks(self, chat: Chat) -> tuple[str, list[tuple[int, int]]]:
+        """The text of a chat and where the blocks of its assistant messages stand in it."""
+        assert self.marked
+        before, *rest = self.marked.text(chat.messages, chat.tools, plain=chat.plain).split(_START_MARK)
+        parts, position, blocks = [before], len(before), []
+        for marked in rest:
+            block, mark, after = marked.partition(_END_MARK)
+            if mark:
+                blocks.append((position, position + len(block)))
+            parts += block, after
+            position += len(block) + len(after)
+        if len(blocks) != len(chat.answers):
             raise UnusableChat(
-                f"the chat template has {len(turns)} generation blocks for {num_answers} assistant messages",
+                f"the chat template has {len(blocks)} generation blocks for {len(chat.answers)} assistant messages",
                 NO_MASK,
                 "put the text of every assistant message into one {% generation %} block of the template",
             )
-        return Rendered(text, turns)
+        return "".join(parts), blocks
 
-    def _render(self, messages: list[Message], tools: Any, **options: Any) -> str:
-        from jinja2 import TemplateError
-
+    def _probed(self) -> tuple[str, str]:
+        """What the template writes at the end of a chat alone, and what it writes before an answer without being asked
+        to prompt for it; both are mostly nothing."""
         try:
-            text: Any = self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            # What a template raises by itself, or by touching what is absent.
-            raise UnusableChat(f"the chat template refuses the chat: {error}", TEMPLATE_REFUSES, REMEDY) from error
-        return text
+            asked, answered, going_on = (self.template.text(_PROBE[:count], plain=True) for count in (1, 2, 3))
+            prompt = self.template.text(_PROBE[:1], plain=True, prompt=True)
+        except UnusableChat:
+            return "", ""
+        answer = _PROBE[1]["content"]
+        tail = ""
+        if not going_on.startswith(answered):
+            tail = self._tail_between(answered, going_on, answer)
+        begin = answered.find(answer, len(prompt))
+        header = answered[len(prompt) : begin] if prompt == asked and answered.startswith(prompt) and begin >= 0 else ""
+        return tail, header if header.strip() and not header.strip().startswith(OPEN) else ""
+
+    def _tail_between(self, answered: str, going_on: str, answer: str) -> str:
+        stripped = answered.rstrip()
+        for special in self.specials:
+            body = stripped.removesuffix(special)
+            end_of_turn = body[body.rfind(answer) + len(answer) :].rstrip()
+            if body != stripped and going_on.startswith(body) and end_of_turn.endswith(self.specials):
+                return answered[len(body) :]
+        return ""
 
 
-def _marked(template: str) -> str:
+def _rewritten(number: int) -> UnusableChat:
+    return UnusableChat(
+        f"the chat template writes the chat up to message {number} differently once more messages follow, so training "
+        "on it there would not train what the assistant says when it answers",
+        HISTORY_REWRITTEN,
+        "choose data.train_turns: one_row_per_turn, or last for chats that end with an answer",
+    )
+
+
+def _marked(source: str) -> str:
     """The template with marks around what its generation blocks write; ``with`` has the scope that such a block has."""
-    template = _BLOCK_START.sub(rf"{{%\1 print '{_START_MARK}' %}}{{% with \2%}}", template)
-    return _BLOCK_END.sub(rf"{{%\1 endwith %}}{{% print '{_END_MARK}' \2%}}", template)
-
-
-def _assistant_messages(messages: list[Message]) -> list[int]:
-    return [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    source = _BLOCK_START.sub(rf"{{%\1 print '{_START_MARK}' %}}{{% with \2%}}", source)
+    return _BLOCK_END.sub(rf"{{%\1 endwith %}}{{% print '{_END_MARK}' \2%}}", source)
