@@ -259,3 +259,10 @@ def fewest_packs(lengths: list[int], max_length: int) -> int:
 
     place(0, ())
     return best
+
+
+def test_selecting_packs_keeps_their_pieces_and_the_order_that_was_asked_for():
+    plan = plan_packs([5, 3, 8, 2], 8)
+    chosen = plan.select([1, 0])
+    assert [chosen.pieces(0), chosen.pieces(1)] == [plan.pieces(1), plan.pieces(0)]
+    assert len(plan.select([])) == 0

@@ -84,9 +84,7 @@ class TokenWriter:
         self._lengths: list[np.ndarray] = []
         self._trained: list[np.ndarray] = []
 
-    def append(
-        self, columns: Mapping[str, np.ndarray], lengths: np.ndarray, trained: np.ndarray | None = None
-    ) -> None:
+    def append(self, columns: Mapping[str, np.ndarray], lengths: np.ndarray, trained: np.ndarray | None = None) -> None:
         """Add rows.
 
         Args:

@@ -63,9 +63,7 @@ class SourceConfig(ComponentConfig):
         gt=0,
         doc="Its part of a training epoch in proportion to the weights of the other sources, by data.weight_by.",
     )
-    passes: float = key(
-        1.0, gt=0, doc="How often each of its rows is used in a training epoch; with weights, at most."
-    )
+    passes: float = key(1.0, gt=0, doc="How often each of its rows is used in a training epoch; with weights, at most.")
     max_trained_tokens: int | None = key(None, ge=1, doc="Trained tokens that it gives to a training epoch at most.")
 
     def check(self) -> Iterator[tuple[str, str]]:
@@ -124,14 +122,14 @@ class DataConfig(ComponentConfig):
     max_bad_fraction: float = key(
         0.05, ge=0, le=1, doc="Rows that may be skipped, of all rows that are read; more end the run."
     )
-    use_data_cache: bool | None = key(
-        None, affects_rows=False, deprecated="remove it: prepared data is always cached"
-    )
+    use_data_cache: bool | None = key(None, affects_rows=False, deprecated="remove it: prepared data is always cached")
     cache_processed_data: bool | None = key(
         None, affects_rows=False, deprecated="remove it: prepared data is always cached"
     )
     cache_dir: str | None = key(
-        None, affects_rows=False, doc="Where prepared data is kept; the user's cache directory (or ARCTIC_HOME) by default."
+        None,
+        affects_rows=False,
+        doc="Where prepared data is kept; the user's cache directory (or ARCTIC_HOME) by default.",
     )
     cache_fs_type: Literal["auto", "local", "shared"] = key(
         "auto",
@@ -139,7 +137,9 @@ class DataConfig(ComponentConfig):
         doc="How processes that prepare the same rows keep out of each other's way: shared by a lock file that all "
         "nodes see, local by a lock of the operating system, auto by the latter where the file system has it.",
     )
-    fail_on_missing_cache: bool = key(False, affects_rows=False, doc="End with an error instead of preparing data that is not cached.")
+    fail_on_missing_cache: bool = key(
+        False, affects_rows=False, doc="End with an error instead of preparing data that is not cached."
+    )
 
     def check(self) -> Iterator[tuple[str, str]]:
         if abs(sum(self.train_eval_split) - 1) > 1e-6:
@@ -155,13 +155,18 @@ class DataConfig(ComponentConfig):
         if 0 < weighted < len(self.sources):
             yield "sources", f"{weighted} of {len(self.sources)} sources have a weight: give one to all or to none"
         if any(source.share.asks_for_something for source in self.eval_sources):
-            yield "eval_sources", "evaluation sees every row once: weight, passes and max_trained_tokens are for training"
+            yield (
+                "eval_sources",
+                "evaluation sees every row once: weight, passes and max_trained_tokens are for training",
+            )
 
     @property
     def without_effect(self) -> set[str]:
         """Keys that change nothing with the others as they are."""
         weighted = any(source.weight is not None for source in self.sources)
-        return {name for name, has in (("weight_by", weighted), ("max_bad_fraction", self.on_bad_row == "skip")) if not has}
+        return {
+            name for name, has in (("weight_by", weighted), ("max_bad_fraction", self.on_bad_row == "skip")) if not has
+        }
 
     @property
     def mixes(self) -> bool:

@@ -244,9 +244,7 @@ class _Slots:
         return micro_batch(self.loader.collate, rows, numbers, spare=lambda: self.loader.rows[int(self.order[0])])
 
 
-def micro_batch(
-    collate: Collate, rows: Sequence[Any], numbers: Sequence[int], spare: Callable[[], Any]
-) -> MicroBatch:
+def micro_batch(collate: Collate, rows: Sequence[Any], numbers: Sequence[int], spare: Callable[[], Any]) -> MicroBatch:
     """The tensors of rows; without any, those of a spare row that nothing is trained on, so that this rank keeps in
     step with the others."""
     if rows:

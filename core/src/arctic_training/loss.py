@@ -24,32 +24,42 @@ MOST_SOURCES = 1024
 """Sources that losses are told apart for; a fixed number, so that counting them reads nothing from the device."""
 
 
-class LossSum(NamedTuple):
+class _SumAndWeight(NamedTuple):
+    sum: torch.Tensor
+    weight: torch.Tensor | float
+
+
+class LossSum(_SumAndWeight):
     """A loss before it is normalised.
 
     ``sum`` is a scalar tensor with a gradient, in nats; ``weight`` the number of units (trained tokens) it sums over.
-    ``by_source``, of shape (2, sources), holds sum and weight of each source of the data, without a gradient, where
-    the batch has several and the loss tells; what is added to a loss is not told apart.
+    ``by_source``, of shape (2, sources), holds sum and weight of each source of the data, without a gradient, where the
+    batch has several and the loss tells; what is added to a loss later is not told apart.
     """
 
-    sum: torch.Tensor
-    weight: torch.Tensor | float
     by_source: torch.Tensor | None = None
 
-    def __mul__(self, factor: Any) -> LossSum:
-        """The loss times a number; a tuple would repeat itself."""
-        return LossSum(self.sum * factor, self.weight, self.by_source)
+    @classmethod
+    def told_apart(cls, sum: torch.Tensor, weight: torch.Tensor | float, by_source: torch.Tensor | None) -> LossSum:
+        """A loss that tells what it is over each source."""
+        loss = cls(sum, weight)
+        loss.by_source = by_source
+        return loss
 
-    def __rmul__(self, factor: Any) -> LossSum:
+    def __mul__(self, factor: Any) -> LossSum:  # type: ignore[override]
+        """The loss times a number; a tuple would repeat itself."""
+        return self.told_apart(self.sum * factor, self.weight, self.by_source)
+
+    def __rmul__(self, factor: Any) -> LossSum:  # type: ignore[override]
         return self * factor
 
     def __truediv__(self, divisor: Any) -> LossSum:
-        return LossSum(self.sum / divisor, self.weight, self.by_source)
+        return self.told_apart(self.sum / divisor, self.weight, self.by_source)
 
-    def __add__(self, other: Any) -> LossSum:
+    def __add__(self, other: Any) -> LossSum:  # type: ignore[override]
         """The loss plus another sum over the same units, or plus a term that is a mean over them."""
         added = other.sum if isinstance(other, LossSum) else other * self.weight
-        return LossSum(self.sum + added, self.weight, self.by_source)
+        return self.told_apart(self.sum + added, self.weight, self.by_source)
 
     def __radd__(self, other: Any) -> LossSum:
         return self + other
@@ -104,7 +114,8 @@ def cross_entropy(model: Any, batch: dict[str, torch.Tensor]) -> LossSum:
         total = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
         return LossSum(total, trained_tokens(batch))
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
-    return LossSum(losses.sum(), trained_tokens(batch), _by_source(losses, labels, source_ids_BL.flatten()))
+    by_source = _by_source(losses, labels, source_ids_BL.flatten())
+    return LossSum.told_apart(losses.sum(), trained_tokens(batch), by_source)
 
 
 def _by_source(losses: torch.Tensor, labels: torch.Tensor, source_ids: torch.Tensor) -> torch.Tensor:

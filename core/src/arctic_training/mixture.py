@@ -31,9 +31,7 @@ class Share:
         return self.weight is not None or self.passes != 1 or self.most_trained_tokens is not None
 
 
-def draw(
-    shares: Sequence[Share], trained: Sequence[np.ndarray], weight_by: str, seed: int
-) -> list[np.ndarray]:
+def draw(shares: Sequence[Share], trained: Sequence[np.ndarray], weight_by: str, seed: int) -> list[np.ndarray]:
     """The rows of each source in one epoch.
 
     Without weights a source gives as many passes over its rows as it is asked for. With weights an epoch is as long as

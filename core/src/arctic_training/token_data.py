@@ -19,7 +19,7 @@ from arctic_training.errors import DataError
 from arctic_training.loss import IGNORE_INDEX
 from arctic_training.mixture import draw
 from arctic_training.packing import Packs, fill_packs, plan_packs, repeat_to_fill, whole_rows
-from arctic_training.pieces import OverLong, Pieces, fit, without_untrained
+from arctic_training.pieces import OverLong, Pieces, fit
 from arctic_training.token_rows import POSITIONS, SOURCES, PlannedRows, TokenRows
 from arctic_training.token_tables import joined_in_memory, refuse_other_columns, token_rows_of
 

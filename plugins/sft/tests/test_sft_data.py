@@ -35,6 +35,11 @@ def plain(finished):
     return [{name: list(map(int, values)) for name, values in row.items()} for row in finished]
 
 
+def lost(factory):
+    """What is counted besides the rows that were read and kept."""
+    return {name: number for name, number in factory.counts.items() if name not in ("rows read", "rows kept")}
+
+
 # ---- tokenised rows
 
 
@@ -143,7 +148,7 @@ def test_rows_of_several_sources_follow_one_another(make_factory):
 def test_over_long_rows_are_dropped_and_counted(make_factory):
     factory = make_factory(max_length=8)
     assert [len(row["input_ids"]) for row in factory.finish(rows(9, 8, 3, 20))] == [8, 3]
-    assert factory.counts == {"rows dropped, longer than max_length": 2}
+    assert lost(factory) == {"rows dropped, longer than max_length": 2}
 
 
 def test_max_length_is_the_models_where_the_recipe_gives_none(make_factory):
@@ -155,14 +160,52 @@ def test_over_long_rows_are_cut_and_counted_when_they_are_not_filtered(make_fact
     factory = make_factory(max_length=8, filter_samples=False)
     finished = plain(factory.finish([row(12), row(4), row(10, trained=1)]))
     assert [len(row["input_ids"]) for row in finished] == [8, 4]
-    assert factory.counts == {"rows cut to max_length": 2, "rows dropped, nothing to train on before max_length": 1}
+    assert lost(factory) == {
+        "rows cut to max_length": 2,
+        "of them in the middle of what is trained": 1,
+        "rows dropped, nothing to train on in what is left of them": 1,
+    }
 
 
 def test_over_long_rows_are_an_error_when_packing_without_filter(make_factory):
     factory = make_factory(max_length=8, filter_samples=False, pack_samples=True)
-    with pytest.raises(DataError, match=r"row 1 has 12 tokens and a pack holds 8.*2 rows are too long") as caught:
+    with pytest.raises(DataError, match=r"row 1 has 12 tokens, and max_length is 8; 2 rows are too long") as caught:
         factory.finish(rows(3, 12, 9))
-    assert "filter_samples: true" in caught.value.remedy
+    assert "data.over_long" in caught.value.remedy
+
+
+def test_over_long_rows_keep_their_beginning_or_their_end(make_factory):
+    for policy, kept in (("truncate_right", [0, 1, 2, 3]), ("truncate_left", [2, 3, 4, 5])):
+        factory = make_factory(max_length=4, over_long=policy)
+        (cut,) = plain(factory.finish(rows(6)))
+        assert cut == {"input_ids": kept, "labels": [-100, *kept[1:]]}
+        assert lost(factory) == {"rows cut to max_length": 1, "of them in the middle of what is trained": 1}
+
+
+def test_a_cut_at_the_edge_of_what_is_trained_is_not_counted_as_one_through_it(make_factory):
+    factory = make_factory(max_length=4, over_long="truncate_left")
+    assert [row["labels"] for row in plain(factory.finish([row(6, trained=3)]))] == [[-100, 103, 104, 105]]
+    assert lost(factory) == {"rows cut to max_length": 1}
+
+
+def test_over_long_rows_are_split_into_rows_of_their_own(make_factory):
+    factory = make_factory(max_length=4, over_long="split")
+    finished = plain(factory.finish(rows(9, 3)))
+    assert [row["input_ids"] for row in finished] == [[0, 1, 2, 3], [4, 5, 6, 7], [1000, 1001, 1002]]
+    assert [row["labels"][0] for row in finished] == [-100] * 3
+    assert lost(factory) == {
+        "rows split, longer than max_length": 1,
+        "rows made by splitting": 2,
+        "rows dropped, nothing to train on in what was split off": 1,
+    }
+
+
+def test_over_long_and_filter_samples_say_the_same_and_are_not_given_together(make_factory):
+    from arctic_training.config import annotate
+
+    config = make_factory(over_long="split", filter_samples=True).config
+    annotate(config, given=frozenset({"over_long", "filter_samples"}))
+    assert "give one of them" in dict(config.check())["over_long"]
 
 
 # ---- packs
@@ -226,26 +269,26 @@ def test_a_pack_without_a_trained_token_is_dropped_and_counted(make_factory):
     factory = make_factory(max_length=4, pack_samples=True, always_max_length=True, filter_samples=False)
     packs = plain(factory.finish([row(8, trained=3)]))
     assert [pack["input_ids"] for pack in packs] == [[104, 105, 106, 107]]
-    assert factory.counts == {"packs dropped, nothing to train on in them": 1}
+    assert lost(factory) == {"packs dropped, nothing to train on in them": 1}
 
 
 def test_drop_last_drops_the_emptiest_pack_and_counts_it(make_factory):
     factory = make_factory(max_length=8, pack_samples=True, drop_last=True)
     assert [len(pack["input_ids"]) for pack in factory.finish(rows(3, 8, 7))] == [8, 7]
-    assert factory.counts == {"packs dropped, not full (drop_last)": 1}
+    assert lost(factory) == {"packs dropped, not full (drop_last)": 1}
 
 
 def test_drop_last_keeps_packs_that_are_all_full(make_factory):
     factory = make_factory(max_length=8, pack_samples=True, drop_last=True)
     assert len(factory.finish(rows(3, 8, 5))) == 2
-    assert factory.counts == {}
+    assert lost(factory) == {}
 
 
 def test_repeating_fills_one_pack_and_is_counted(make_factory):
     factory = make_factory(max_length=20, pack_samples=True, repeat_to_pack_max_length=True)
     (pack,) = plain(factory.finish(rows(3, 4)))
     assert pack["position_ids"] == [*range(3), *range(4)] * 2 + [*range(3)]
-    assert factory.counts == {"rows repeated to fill a pack": 3}
+    assert lost(factory) == {"rows repeated to fill a pack": 3}
 
 
 def test_evaluation_sees_every_row_exactly_once_whatever_training_does(make_factory):
@@ -255,7 +298,7 @@ def test_evaluation_sees_every_row_exactly_once_whatever_training_does(make_fact
     factory.config.sources = [type("Source", (), {"process": False})]
     (pack,) = plain(factory.prepare([rows(3, 4)], "eval"))
     assert pack["position_ids"] == [*range(3), *range(4)]
-    assert factory.counts == {}
+    assert lost(factory) == {}
 
 
 def test_fused_packs_count_positions_through_and_the_draw_follows_the_seed(make_factory):
@@ -274,11 +317,13 @@ def test_the_documents_of_packs_that_are_given_begin_without_a_label(make_factor
     assert row["labels"] == [-100, 2, -100, 4]
 
 
-def test_rows_that_are_packs_already_are_not_packed_again(make_factory):
+def test_rows_that_are_packs_already_stay_whole_when_they_are_packed(make_factory):
     pack = {"input_ids": [1, 2, 3, 4], "labels": [-100, 2, -100, 4], "position_ids": [0, 1, 0, 1]}
     assert plain(make_factory(max_length=8).finish([pack])) == [pack]
+    (both,) = plain(make_factory(max_length=8, pack_samples=True).finish([pack, pack]))
+    assert both == {name: values * 2 for name, values in pack.items()}
     with pytest.raises(DataError, match="they are packs already"):
-        make_factory(max_length=8, pack_samples=True).finish([pack])
+        make_factory(max_length=8, pack_samples=True, always_max_length=True).finish([pack])
 
 
 # ---- micro-batches

@@ -8,7 +8,7 @@ from arctic_sft.chat import ChatEncoder
 from arctic_training.config import key
 from arctic_training.data import Rows
 from arctic_training.encoding import Encoder
-from arctic_training.errors import DataError
+from arctic_training.errors import BadRow, DataError
 from arctic_training.token_data import TokenDataConfig, TokenDataFactory
 
 
@@ -58,10 +58,18 @@ class SFTDataFactory(TokenDataFactory):
         Raises:
             DataError: the column is missing, or a chat cannot be rendered or masked; names its place.
         """
-        columns = getattr(dataset, "column_names", None)
+        columns = getattr(dataset, "column_names", None) or _columns_of_first(dataset)
         if columns and "messages" not in columns:
             raise DataError(
                 f"chats need a column `messages`; found {', '.join(sorted(columns))}",
                 remedy="use the source huggingface_instruct with a role_mapping from roles to these columns",
             )
         return super().process(dataset)
+
+
+def _columns_of_first(dataset: Rows) -> list[str]:
+    """What the first row has, where it can be read; a source of another shape is told before anything is tokenised."""
+    try:
+        return list(dataset[0]) if len(dataset) else []
+    except BadRow:
+        return []
