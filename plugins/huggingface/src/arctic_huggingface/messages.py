@@ -135,7 +135,7 @@ class MessageReader:
         return {
             "role": "assistant",
             "content": "",
-            "tool_calls": [_as_call({"arguments": {}, **call}) for call in calls],
+            "tool_calls": [_as_call({**call, "arguments": call.get("arguments", {})}) for call in calls],
         }
 
     def _calls(self, rest: Message, place: str) -> Message:

@@ -27,6 +27,8 @@ from arctic_huggingface.messages import Message, MessageReader, system_message
 
 PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "system", "tools")
 PREFERENCE_REMEDY = "name the columns in column_mapping, such as {prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}"
+REQUESTS = sorted(PAIRS, key=lambda pair: pair.request != "prompt")
+"""Columns of a request, the one first that is meant for this."""
 TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -49,40 +51,45 @@ class PreferenceReader:
         """The pair of a row.
 
         Raises:
-            Fault: it holds none.
+            Fault: it holds none, or its answers are the same or belong to different prompts.
         """
         try:
             named = self._named(row)
-            chosen, rejected = (self._chat(named, column) for column in ("chosen", "rejected"))
+            chosen, rejected = self._chat(named, "chosen"), self._chat(named, "rejected")
             _check_pair(chosen, rejected)
-            pair: dict[str, Any] = {"chosen": chosen, "rejected": rejected}
-            return pair | {"tools": tools} if (tools := self.messages.tools(named)) else pair
+            return self._with_tools({"chosen": chosen, "rejected": rejected}, named)
         except Fault as fault:
             raise with_columns(fault, row, PREFERENCE_REMEDY) from None
 
     def chosen_chat(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The chat of the prompt and the chosen answer; arguments and errors as of a call."""
-        pair = self(row)
-        chat = {"messages": pair["chosen"]}
-        return chat | {"tools": pair["tools"]} if "tools" in pair else chat
+        """The chat of the prompt and the chosen answer, ``{"messages": [...]}``.
+
+        Raises:
+            Fault: the row holds none.
+        """
+        try:
+            named = self._named(row)
+            return self._with_tools({"messages": self._chat(named, "chosen")}, named)
+        except Fault as fault:
+            raise with_columns(fault, row, PREFERENCE_REMEDY) from None
 
     def _named(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row with its columns called as they are here."""
         for name, column in self.column_mapping.items():
             if column not in row:
                 raise Fault(f"has no column {column!r}, which column_mapping names for {name}", MISSING_COLUMN)
-        named = {**row, **{name: row[column] for name, column in self.column_mapping.items()}}
-        for column in ("chosen", "rejected"):
-            if column not in named:
-                raise Fault(f"has no column {column!r}", MISSING_COLUMN)
-            if named[column] is None:
-                raise Fault(f"holds nothing in {column!r}", MISSING_TEXT, "correct the row")
-        return named
+        return {**row, **{name: row[column] for name, column in self.column_mapping.items()}}
+
+    def _with_tools(self, result: dict[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+        return result | {"tools": tools} if (tools := self.messages.tools(row)) else result
 
     def _chat(self, row: Mapping[str, Any], column: str) -> list[Message]:
         """The whole chat of an answer."""
-        answer = row[column]
-        messages = answer_messages(answer, column, self.messages)
+        if column not in row:
+            raise Fault(f"has no column {column!r}", MISSING_COLUMN)
+        if row[column] is None:
+            raise Fault(f"holds nothing in {column!r}", MISSING_TEXT, "correct the row")
+        messages = answer_messages(row[column], column, self.messages)
         if messages[0]["role"] == "assistant":
             messages = [*self._prompt(row, column), *messages]
         else:
@@ -93,7 +100,7 @@ class PreferenceReader:
 
     def _prompt(self, row: Mapping[str, Any], column: str) -> list[Message]:
         """The messages before an answer that stands for itself."""
-        if place := next((pair for pair in PAIRS if row.get(pair.request)), None):
+        if place := next((pair for pair in REQUESTS if row.get(pair.request)), None):
             prompt = request_messages(row, place, self.messages)
         elif listed := next((name for _, name in LISTS if row.get(name)), None):
             prompt = [*system_message(row, row[listed]), *self.messages.all_of(row[listed], listed)]

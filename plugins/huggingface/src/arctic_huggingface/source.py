@@ -183,15 +183,33 @@ class HFDataSource(DataSource):
                 raise no_such_split(known["name"], names, config.name_or_path) from error
 
 
-class HFInstructSourceConfig(HFSourceConfig):
+class HFMessagesSourceConfig(HFSourceConfig):
+    content_key: str | None = key(
+        None, doc="Field of a message that holds its text; content, value or text by default."
+    )
+
+
+class HFMessagesDataSource(HFDataSource):
+    """What the sources have in common whose rows hold messages."""
+
+    config: HFMessagesSourceConfig
+
+    def message_reader(self, *, columnar: bool) -> MessageReader:
+        """What reads the messages of a row, by the recipe's ``content_key`` and what the chat template can write."""
+        return MessageReader(self.config.content_key, tool_calls=self._template_has_tool_calls(), columnar=columnar)
+
+    def _template_has_tool_calls(self) -> bool:
+        """A template that does not know calls would drop them without a word, so they are given to it as text."""
+        template = getattr(getattr(self.trainer, "tokenizer", None), "chat_template", None)
+        return not isinstance(template, str) or "tool_calls" in template
+
+
+class HFInstructSourceConfig(HFMessagesSourceConfig):
     role_mapping: dict[str, str] = key(
         factory=dict,
         doc="Role -> column, or column.field.value for the messages of a list whose field has that value: "
         "{user: question, assistant: answer}, {user: turns.from.human, assistant: turns.from.gpt}. "
-        "Shapes that are known need none.",
-    )
-    content_key: str | None = key(
-        None, doc="Field of a message that holds its text; content, value or text by default."
+        "Formats that are known need none.",
     )
     format: ChatFormat | None = key(
         None,
@@ -208,7 +226,7 @@ class HFInstructSourceConfig(HFSourceConfig):
             yield "format", "contradicts role_mapping, which says itself where the messages are: give one of them"
 
 
-class HFInstructDataSource(HFDataSource):
+class HFInstructDataSource(HFMessagesDataSource):
     """Chats: rows with ``messages``, each with every role and in its original order."""
 
     name = "huggingface_instruct"
@@ -220,15 +238,6 @@ class HFInstructDataSource(HFDataSource):
         if self.config.format == "preference":
             return PreferenceReader(messages).chosen_chat
         return ChatReader(messages, self.config.role_mapping, self.config.format)
-
-    def message_reader(self, *, columnar: bool) -> MessageReader:
-        """What reads the messages of a row, by the recipe's ``content_key`` and what the chat template can write."""
-        return MessageReader(self.config.content_key, tool_calls=self._template_has_tool_calls(), columnar=columnar)
-
-    def _template_has_tool_calls(self) -> bool:
-        """A template that does not know calls would drop them without a word, so they are given to it as text."""
-        template = getattr(getattr(self.trainer, "tokenizer", None), "chat_template", None)
-        return not isinstance(template, str) or "tool_calls" in template
 
 
 def _probed(rows: ReadRows) -> ReadRows:
