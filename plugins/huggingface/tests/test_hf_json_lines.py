@@ -58,7 +58,7 @@ def test_rows_and_places_are_those_of_reading_line_by_line(lines, monkeypatch, f
     rows = lines(*contents)
     expected = [
         (json.loads(line), f"{path}:{number}")
-        for path, content in zip(rows.files.paths, contents, strict=True)
+        for path, content in zip(rows.files.names, contents, strict=True)
         for number, line in enumerate(content.removeprefix(begin).split(b"\n"), 1)
         if line.strip()
     ]
@@ -154,7 +154,7 @@ def test_few_files_are_open_at_a_time_and_none_after(lines):
 
 def test_a_file_that_changes_while_it_is_read_is_told(lines):
     rows = lines(b'{"n": 1}\n{"n": 2}\n')
-    path = rows.files.paths[0]
+    path = rows.readers.paths[0]
     path.write_bytes(b'{"m": 1}\n')
     with pytest.raises(DataError, match="has changed since"):
         rows[0]

@@ -1,16 +1,15 @@
-"""Rows of local files, as they were written: no type is guessed, no column is filled in, optional fields survive."""
+"""Rows of files, as they were written: no type is guessed, no column is filled in, optional fields survive."""
 
 from __future__ import annotations
 
-import glob
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_huggingface.json_lines import JsonLines
 from arctic_huggingface.memory_rows import read_csv, read_json
+from arctic_huggingface.places import DataFile
 from arctic_training.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,91 +17,64 @@ if TYPE_CHECKING:
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 CSV_KWARGS = ("delimiter", "quotechar", "encoding")
-READ_BYTES = 8 * 2**20
 
 
-def find_files(name: str, folders: Sequence[Path]) -> list[Path]:
-    """The files that a path or a glob pattern names, sorted; empty when it names none.
-
-    Args:
-        name: a path, with ``*``, ``?``, ``[...]`` and ``**`` as a shell has them.
-        folders: where a relative one starts; the first folder in which there is something counts.
-    """
-    for folder in folders:
-        pattern = str(folder / Path(name).expanduser())
-        if Path(pattern).is_file():
-            return [Path(pattern)]
-        files = [Path(match) for match in sorted(glob.glob(pattern, recursive=True)) if Path(match).is_file()]
-        if files:
-            return files
-    return []
-
-
-def read_files(paths: Sequence[Path], kwargs: Mapping[str, Any]) -> Any:
+def read_files(files: Sequence[DataFile], kwargs: Mapping[str, Any], say: Callable[[str], None]) -> Any:
     """The rows of files of one format.
 
     Args:
-        paths: at least one file.
+        files: at least one file.
         kwargs: ``delimiter``, ``quotechar`` and ``encoding`` of CSV files.
+        say: tells the user that a file is copied.
 
     Raises:
         DataError: a format is not known, formats differ, or a file cannot be read.
     """
-    form = format_of_all(paths)
+    form = format_of_all(files, kwargs)
+    paths, names = [file.local(say) for file in files], [file.name for file in files]
+    if form == "jsonl":
+        return JsonLines(paths, names)
+    if form == "json":
+        return read_json(paths, names)
+    return read_csv(paths, names, kwargs) if form == "csv" else _read_parquet(paths, names)
+
+
+def format_of_all(files: Sequence[DataFile], kwargs: Mapping[str, Any]) -> str:
+    """The one format of all files: jsonl, json, csv or parquet, by their endings.
+
+    Raises:
+        DataError: an ending is none that is known, formats differ, or reading that format does not take ``kwargs``.
+    """
+    formats = {_format_of(file) for file in files}
+    if len(formats) > 1:
+        raise DataError(
+            f"the files differ in format: {', '.join(sorted(formats))}",
+            where=f"{files[0].name} to {files[-1].name}",
+            remedy="give each format a source of its own",
+        )
+    form = formats.pop()
     unknown = sorted(set(kwargs) - set(CSV_KWARGS if form == "csv" else ()))
     if unknown:
         raise DataError(
             f"kwargs has {', '.join(unknown)}, which reading {form} files does not take",
-            where=str(paths[0]),
-            remedy=f"remove it; CSV files take {', '.join(CSV_KWARGS)}",
+            where=files[0].name,
+            remedy=f"remove it; CSV files take {', '.join(CSV_KWARGS)}, files elsewhere storage_options",
         )
-    if form == "jsonl":
-        return JsonLines(paths)
-    if form == "json":
-        return read_json(paths)
-    return _read_parquet(paths) if form == "parquet" else read_csv(paths, kwargs)
+    return form
 
 
-def format_of_all(paths: Sequence[Path]) -> str:
-    """The one format of all files: jsonl, json, csv or parquet, by their endings.
-
-    Raises:
-        DataError: an ending is none that is known, or formats differ.
-    """
-    formats = {_format_of(path) for path in paths}
-    if len(formats) > 1:
-        raise DataError(
-            f"the files differ in format: {', '.join(sorted(formats))}",
-            where=str(paths[0].parent),
-            remedy="give each format a source of its own",
-        )
-    return formats.pop()
-
-
-def _format_of(path: Path) -> str:
-    form = FORMATS.get(path.suffix.lower())
+def _format_of(file: DataFile) -> str:
+    form = FORMATS.get(file.suffix)
     if form is None:
         raise DataError(
-            f"files ending in {path.suffix or 'nothing'!r} cannot be read",
-            where=str(path),
+            f"files ending in {file.suffix or 'nothing'!r} cannot be read",
+            where=file.name,
             remedy=f"the endings that are known: {', '.join(FORMATS)}",
         )
     return form
 
 
-def content_hash(paths: Sequence[Path]) -> str:
-    """sha256 over the format and the content of files, in order."""
-    total = hashlib.sha256()
-    for path in paths:
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            while block := file.read(READ_BYTES):
-                digest.update(block)
-        total.update(f"{path.suffix} {digest.hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
-def _read_parquet(paths: Sequence[Path]) -> Any:
+def _read_parquet(paths: Sequence[Path], names: Sequence[str]) -> Any:
     import datasets
 
     with quiet_datasets():
@@ -113,7 +85,7 @@ def _read_parquet(paths: Sequence[Path]) -> Any:
             cause = error.__cause__ or error
             raise DataError(
                 f"cannot be read as Parquet: {str(cause).splitlines()[0] if str(cause) else type(cause).__name__}",
-                where=str(paths[0]),
+                where=names[0],
             ) from error
 
 

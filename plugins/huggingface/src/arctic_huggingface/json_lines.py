@@ -32,13 +32,14 @@ class JsonLines(NumberedRows):
 
     Args:
         paths: the files, which must not change as long as rows are read.
+        names: what they are called in messages; their paths when it is not given.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], names: Sequence[str] | None = None) -> None:
         import numpy as np
 
         indices = [index_lines(path) for path in paths]
-        self.files = RowsOfFiles(paths, [len(index.starts) for index in indices])
+        self.files = RowsOfFiles(names or [str(path) for path in paths], [len(index.starts) for index in indices])
         self.starts = np.concatenate([index.starts for index in indices])
         self.lengths = np.concatenate([index.lengths for index in indices])
         self.lines = [index.lines for index in indices]
@@ -52,7 +53,7 @@ class JsonLines(NumberedRows):
     def place(self, number: int) -> str:
         file, row = self.files.locate(number)
         lines = self.lines[file]
-        return f"{self.files.paths[file]}:{row + 1 if lines is None else lines.item(row)}"
+        return f"{self.files.names[file]}:{row + 1 if lines is None else lines.item(row)}"
 
 
 class LineIndex(NamedTuple):

@@ -44,8 +44,8 @@ class FileContent(NamedTuple):
 class MemoryRows(NumberedRows):
     """The rows of files, held in memory."""
 
-    def __init__(self, paths: Sequence[Path], contents: Sequence[FileContent]) -> None:
-        self.files = RowsOfFiles(paths, [len(content.values) for content in contents])
+    def __init__(self, names: Sequence[str], contents: Sequence[FileContent]) -> None:
+        self.files = RowsOfFiles(names, [len(content.values) for content in contents])
         self.contents = contents
         self.numbers = range(self.files.firsts[-1])
 
@@ -62,32 +62,37 @@ class MemoryRows(NumberedRows):
     def place(self, number: int) -> str:
         file, row = self.files.locate(number)
         content = self.contents[file]
-        place = f"{self.files.paths[file]}:{content.lines[row]}"
+        place = f"{self.files.names[file]}:{content.lines[row]}"
         return place if content.columns else f"{place}, row {row}"
 
 
-def read_json(paths: Sequence[Path]) -> NumberedRows:
+def read_json(paths: Sequence[Path], names: Sequence[str]) -> NumberedRows:
     """The items of JSON arrays, or JSON lines under the ending ``.json``, as many data sets on the hub are.
+
+    Args:
+        paths: the files.
+        names: what they are called in messages.
 
     Raises:
         DataError: a file holds neither.
     """
     if all(_holds_lines(path) for path in paths):
-        return JsonLines(paths)
-    return MemoryRows(paths, [_read_array(path) for path in paths])
+        return JsonLines(paths, names)
+    return MemoryRows(names, [_read_array(path, name) for path, name in zip(paths, names, strict=True)])
 
 
-def read_csv(paths: Sequence[Path], options: Mapping[str, Any]) -> NumberedRows:
+def read_csv(paths: Sequence[Path], names: Sequence[str], options: Mapping[str, Any]) -> NumberedRows:
     """The rows of CSV files whose first line names the columns; every value is text.
 
     Args:
         paths: the files.
+        names: what they are called in messages.
         options: ``delimiter``, ``quotechar`` and ``encoding``; the delimiter is a tab in files ending in ``.tsv``.
 
     Raises:
         DataError: a file is no CSV, or names a column twice.
     """
-    return MemoryRows(paths, [_read_csv(path, options) for path in paths])
+    return MemoryRows(names, [_read_csv(path, name, options) for path, name in zip(paths, names, strict=True)])
 
 
 def _holds_lines(path: Path) -> bool:
@@ -104,7 +109,7 @@ def _holds_lines(path: Path) -> bool:
     return False
 
 
-def _read_array(path: Path) -> FileContent:
+def _read_array(path: Path, name: str) -> FileContent:
     content = path.read_bytes()
     try:
         text, unicode = content.decode("utf-8-sig"), b"\\ud" not in content and b"\\uD" not in content
@@ -120,12 +125,12 @@ def _read_array(path: Path) -> FileContent:
             values.append(value)
             lines.append(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"this file is not JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
+        raise DataError(f"this file is not JSON: {error.msg}", where=f"{name}:{error.lineno}") from error
     except (RecursionError, ValueError) as error:
-        raise DataError(f"this file cannot be read as JSON: {error}", where=f"{path}:{line}") from error
+        raise DataError(f"this file cannot be read as JSON: {error}", where=f"{name}:{line}") from error
     except _NoArray:
         raise DataError(
-            "a JSON file must hold a list of objects", where=str(path), remedy="write [{...}, {...}], or JSON lines"
+            "a JSON file must hold a list of objects", where=name, remedy="write [{...}, {...}], or JSON lines"
         ) from None
     return FileContent(values, lines, unicode=unicode)
 
@@ -162,7 +167,7 @@ def _after_space(text: str, position: int) -> int:
     return match.end()
 
 
-def _read_csv(path: Path, options: Mapping[str, Any]) -> FileContent:
+def _read_csv(path: Path, name: str, options: Mapping[str, Any]) -> FileContent:
     options = {"delimiter": "\t" if path.suffix.lower() == ".tsv" else ",", **options}
     encoding = options.pop("encoding", "utf-8-sig")
     values: list[Any] = []
@@ -171,18 +176,18 @@ def _read_csv(path: Path, options: Mapping[str, Any]) -> FileContent:
     try:
         # Bytes that are no text are kept until their row is asked for.
         with open(path, encoding=encoding, errors="surrogateescape", newline="") as file, _long_fields():
-            for line, fields in _records(csv.reader(file, strict=True, **options), path):
+            for line, fields in _records(csv.reader(file, strict=True, **options), name):
                 if not columns:
-                    columns = _columns(fields, f"{path}:{line}")
+                    columns = _columns(fields, f"{name}:{line}")
                     continue
                 values.append(_checked_fields(fields, columns))
                 lines.append(line)
     except (csv.Error, UnicodeError, LookupError, TypeError) as error:
-        raise DataError(f"cannot be read as CSV: {error}", where=str(path)) from error
+        raise DataError(f"cannot be read as CSV: {error}", where=name) from error
     return FileContent(values, lines, columns)
 
 
-def _records(reader: Any, path: Path) -> Iterator[tuple[int, list[str] | Fault]]:
+def _records(reader: Any, name: str) -> Iterator[tuple[int, list[str] | Fault]]:
     """The records of a CSV file, or the fault of one, each with the line in which it begins."""
     while True:
         line = reader.line_num + 1
@@ -194,7 +199,7 @@ def _records(reader: Any, path: Path) -> Iterator[tuple[int, list[str] | Fault]]
             if str(error) == "unexpected end of data":
                 raise DataError(
                     "a quote that is opened in this row is never closed, so no row can be told from here on",
-                    where=f"{path}:{line}",
+                    where=f"{name}:{line}",
                     remedy="close it, or double it where it is part of the text",
                 ) from error
             last = f" to line {reader.line_num}" if reader.line_num > line else ""

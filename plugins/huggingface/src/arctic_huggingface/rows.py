@@ -6,7 +6,6 @@ import copy
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_huggingface.faults import Fault, check_object
@@ -147,12 +146,12 @@ class RowsOfFiles:
     """Which file each row of several comes from.
 
     Args:
-        paths: the files.
+        names: what the files are called in messages.
         counts: rows of each.
     """
 
-    def __init__(self, paths: Sequence[Path], counts: Sequence[int]) -> None:
-        self.paths = list(paths)
+    def __init__(self, names: Sequence[str], counts: Sequence[int]) -> None:
+        self.names = list(names)
         self.firsts = [0]
         for count in counts:
             self.firsts.append(self.firsts[-1] + count)

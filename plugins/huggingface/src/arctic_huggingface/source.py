@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from arctic_huggingface.chats import ChatFormat, ChatReader
-from arctic_huggingface.files import FORMATS, content_hash, find_files, quiet_datasets, read_files
+from arctic_huggingface.files import FORMATS, quiet_datasets, read_files
 from arctic_huggingface.hub import found, local_path, search_folders
 from arctic_huggingface.messages import MessageReader
+from arctic_huggingface.places import DataFile, content_hash, find_files, find_remote_files, is_address
 from arctic_huggingface.preferences import PreferenceReader
 from arctic_huggingface.rows import NumberedRows, Reader, ReadRows, TableRows
 from arctic_huggingface.splits import FILE_SPLITS, map_split, no_such_split, split_names, take
@@ -50,10 +51,13 @@ KNOWN_KWARGS: dict[str, dict[str, Any]] = {"openai/gsm8k": {"name": "main"}, "Hu
 
 class HFSourceConfig(SourceConfig):
     name_or_path: str = key(
-        doc="Name on the hub, folder that save_to_disk wrote, or a JSONL, JSON, Parquet or CSV file or a glob of them."
+        doc="Name on the hub, folder that save_to_disk wrote, or JSONL, JSON, Parquet or CSV files: a path, an address "
+        "such as s3://bucket/rows.jsonl, or a glob of either."
     )
     kwargs: dict[str, Any] = key(
-        factory=dict, doc="Arguments of datasets.load_dataset, such as name or revision; of CSV files the delimiter."
+        factory=dict,
+        doc="Arguments of datasets.load_dataset, such as name or revision; of CSV files the delimiter; of an address "
+        "the storage_options.",
     )
     split_mapping: dict[str, str] = key(factory=dict, doc="What the data set calls a split: {train: train_sft}.")
 
@@ -98,27 +102,33 @@ class HFDataSource(DataSource):
         return self._from_library(str(folder or config.name_or_path), config, split)
 
     def fingerprint(self) -> str | None:
-        """sha256 over the content of local files, or a hub name's commit, and what the recipe asks of them."""
+        """sha256 over the content of files, or a hub name's commit, and what the recipe asks of them."""
         files = self._files(self.config)
         folder = None if files else self._folder(self.config)
         if folder is not None:
-            files = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+            paths = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+            files = [DataFile(str(path), str(path)) for path in paths]
+        content: str | None
         if files:
             content = content_hash(files)
         else:
             revision = str(self._kwargs(self.config).get("revision") or "")
-            if not re.fullmatch(r"[0-9a-f]{40}", revision):
-                return None
-            content = f"{self.config.name_or_path}@{revision}"
+            content = f"{self.config.name_or_path}@{revision}" if re.fullmatch(r"[0-9a-f]{40}", revision) else None
+        if content is None:
+            return None
         names = [info.name for info in keys_of(type(self.config)) if info.name not in NOT_IN_THE_FINGERPRINT]
         options = {name: getattr(self.config, name) for name in names}
         text = json.dumps([self.name, content, options], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _files(self, config: HFSourceConfig) -> list[Path]:
-        name = config.name_or_path
+    def _files(self, config: HFSourceConfig) -> list[DataFile]:
+        name = config.name_or_path.removeprefix("file://")
+        if is_address(name):
+            return find_remote_files(name, config.kwargs.get("storage_options") or {})
         files = find_files(name, search_folders(self.run))
-        if not files and (any(sign in name for sign in "*?") or Path(name).suffix.lower() in FORMATS):
+        path = Path(name.lower())
+        known = {path.suffix, Path(path.stem).suffix} & set(FORMATS)
+        if not files and (known or any(sign in name for sign in "*?")):
             places = " or ".join(str(folder) for folder in search_folders(self.run))
             raise DataError(
                 f"there is no file {name}",
@@ -137,8 +147,11 @@ class HFDataSource(DataSource):
     def _kwargs(self, config: HFSourceConfig) -> dict[str, Any]:
         return {**KNOWN_KWARGS.get(config.name_or_path, {}), **config.kwargs}
 
-    def _from_files(self, files: list[Path], config: HFSourceConfig, split: str) -> Rows:
-        rows = read_files(files, config.kwargs)
+    def _from_files(self, files: list[DataFile], config: HFSourceConfig, split: str) -> Rows:
+        kwargs = dict(config.kwargs)
+        if is_address(config.name_or_path):
+            kwargs.pop("storage_options", None)
+        rows = read_files(files, kwargs, self.run.say)
         split = self._split(config, split)
         for name in split_names(split):
             if name not in FILE_SPLITS:
