@@ -17,6 +17,7 @@ from arctic_training.config import ComponentConfig, Place, key
 from arctic_training.dataloader import DataLoader
 from arctic_training.errors import DataError
 from arctic_training.shorthand import default_split, is_split, source_from_shorthand
+from arctic_training.stream import LoadedStream, RowStream
 
 if TYPE_CHECKING:
     import torch
@@ -123,6 +124,10 @@ class DataSource(Component):
             config: the entry; the same as ``self.config``.
             split: the split to load, as the recipe has it (``train[:10%]``).
         """
+
+    def stream(self, config: SourceConfig, split: str) -> RowStream:
+        """The rows that ``load`` gives, one after the other; a source that need not load them first overrides it."""
+        return LoadedStream(self.load(config, split))
 
     def fingerprint(self) -> str | None:
         """Text that changes whenever ``load`` would give other rows; None when that cannot be known without loading."""
