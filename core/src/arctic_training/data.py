@@ -20,6 +20,7 @@ from arctic_training.loss import IGNORE_INDEX
 from arctic_training.mixture import Share, draw
 from arctic_training.preparation import Preparation
 from arctic_training.shorthand import default_split, is_split, source_from_shorthand
+from arctic_training.stream import LoadedStream, RowStream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -215,6 +216,10 @@ class DataSource(Component):
             config: the entry; the same as ``self.config``.
             split: the split to load, as the recipe has it (``train[:10%]``).
         """
+
+    def stream(self, config: SourceConfig, split: str) -> RowStream:
+        """The rows that ``load`` gives, one after the other; a source that need not load them first overrides it."""
+        return LoadedStream(self.load(config, split))
 
     def fingerprint(self) -> str | None:
         """Text that changes whenever ``load`` would give other rows; None when that cannot be known without loading."""

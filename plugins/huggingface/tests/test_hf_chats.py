@@ -146,8 +146,98 @@ def test_a_call_of_a_function_becomes_a_tool_call_where_the_template_knows_them(
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "4"},
     ]
+    assert list(chats(row)[0]["messages"][1]["tool_calls"][0]["function"]) == ["name", "arguments"]  # as it was written
     run.trainer.tokenizer = type("Tokenizer", (), {"chat_template": "{{ message.content }}"})
     assert chats(row)[0]["messages"][1] == {"role": "assistant", "content": CALL["value"]}
+
+
+def test_a_call_of_a_function_is_refused_where_the_template_would_leave_it_out(chats, run):
+    run.trainer.tokenizer = type("Tokenizer", (), {"chat_template": "{{ message.content }}"})
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "add", "arguments": {}}]}
+    with pytest.raises(
+        DataError, match=r"calls a function in messages\[1\], and the chat template writes no tool_calls"
+    ):
+        chats({"messages": [ASK, call]})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]},
+        {"tool_calls": [{"function": {"name": "add", "arguments": '{"a": 2}'}}]},
+        {"tool_calls": [{"name": "add", "arguments": {"a": 2}}]},
+        {"tool_calls": '[{"name": "add", "arguments": {"a": 2}}]'},
+        {"function_call": {"name": "add", "arguments": '{"a": 2}'}},
+    ],
+)
+def test_calls_are_given_to_the_template_in_one_form_with_arguments_as_an_object(chats, fields):
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    loaded = chats({"messages": [ASK, {"role": "assistant", "content": None, **fields}]})[0]["messages"][1]
+    assert loaded == {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+def test_what_a_table_fills_in_is_taken_out_of_tools_and_calls(make, tmp_path):
+    import datasets
+
+    calls = [{"name": "add", "arguments": {"a": 2}}, {"name": "say", "arguments": {"text": "four"}}]
+    messages = [ASK, *({"role": "assistant", "content": "", "tool_calls": [call]} for call in calls)]
+    tools = [{"name": "add", "parameters": {"a": {"type": "number"}}}, {"name": "say", "parameters": {"text": {}}}]
+    datasets.Dataset.from_list([{"messages": messages, "tools": tools}]).save_to_disk(str(tmp_path / "saved"))
+    source = make(HFInstructDataSource, name_or_path=str(tmp_path / "saved"), split="train")
+    chat = source.load(source.config, "train")[0]
+    assert [message["tool_calls"][0]["function"] for message in chat["messages"][1:]] == calls
+    assert chat["tools"][0] == tools[0]
+
+
+def test_reasoning_and_other_fields_of_a_message_are_kept(chats):
+    answer = {**ANSWER, "reasoning_content": "2 + 2 = 4", "reasoning": "2 + 2 = 4", "train": False}
+    assert chats({"messages": [ASK, answer]})[0]["messages"] == [ASK, answer]
+
+
+def test_content_in_parts_of_text_is_their_text(chats):
+    parts = [{"type": "text", "text": "Two plus "}, {"type": "text", "text": "two?"}]
+    assert chats({"messages": [{"role": "user", "content": parts}, ANSWER]})[0]["messages"] == [ASK, ANSWER]
+
+
+def test_messages_of_a_csv_file_are_text(make, tmp_path):
+    text = '[{""role"": ""user"", ""content"": ""Two plus two?""}]'
+    (tmp_path / "rows.csv").write_text(f'messages\n"{text}"\n')
+    source = make(HFInstructDataSource, name_or_path=str(tmp_path / "rows.csv"), split="train")
+    assert source.load(source.config, "train")[0] == {"messages": [ASK]}
+
+
+@pytest.mark.parametrize(
+    ("format", "expected"),
+    [
+        ("messages", "a"),
+        ("sharegpt", "b"),
+        ("alpaca", "c"),
+        ("prompt_completion", "d"),
+        ("question_answer", "e"),
+        ("preference", "d"),
+    ],
+)
+def test_the_recipe_may_name_the_format_of_rows_that_have_the_columns_of_several(chats, format, expected):
+    row = {
+        "messages": [{"role": "user", "content": "a"}, ANSWER],
+        "conversations": [{"from": "human", "value": "b"}, {"from": "gpt", "value": "Four."}],
+        "instruction": "c",
+        "output": "Four.",
+        "prompt": "d",
+        "completion": "Four.",
+        "question": "e",
+        "answer": "Four.",
+        "chosen": "Four.",
+        "rejected": "Five.",
+    }
+    assert chats(row, format=format)[0]["messages"] == [{"role": "user", "content": expected}, ANSWER]
+
+
+def test_a_format_beside_a_mapping_is_told_before_anything_is_loaded():
+    config = HFInstructDataSource.config_class()(
+        name_or_path="x", split="train", role_mapping={"user": "q"}, format="alpaca"
+    )
+    assert [key for key, _ in config.check()] == ["format"]
 
 
 @pytest.mark.parametrize(

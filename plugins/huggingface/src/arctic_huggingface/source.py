@@ -1,4 +1,7 @@
-"""The data sources ``huggingface`` and ``huggingface_instruct``: hub names, saved folders, files of usual formats."""
+"""The data sources ``huggingface`` and ``huggingface_instruct``: hub names, saved folders, files of usual formats.
+
+Where rows come from is decided here, for every source of this plugin; what they are made into by a reader.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from arctic_huggingface.chats import ChatRows
-from arctic_huggingface.files import FORMATS, content_hash, find_files, quiet_datasets, read_files
+from arctic_huggingface.chats import ChatFormat, ChatReader
+from arctic_huggingface.files import FORMATS, quiet_datasets, read_files
 from arctic_huggingface.hub import found, local_path, search_folders
+from arctic_huggingface.messages import MessageReader
+from arctic_huggingface.places import DataFile, content_hash, find_files, find_remote_files, is_address
+from arctic_huggingface.preferences import PreferenceReader
+from arctic_huggingface.rows import NumberedRows, Reader, ReadRows, TableRows
 from arctic_huggingface.splits import FILE_SPLITS, map_split, no_such_split, split_names, take
-from arctic_training.config import key
+from arctic_training.config import key, keys_of
 from arctic_training.data import DataSource, Rows, SourceConfig
-from arctic_training.errors import DataError
+from arctic_training.errors import BadRow, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,16 +40,24 @@ KNOWN_CHAT_SPLITS: dict[str, dict[str, str]] = {
 }
 """The same where the rows for chats stand apart from those for preferences."""
 
+NOT_IN_THE_FINGERPRINT = ("type", "name_or_path", "sample_ratio", "sample_count", "sample_seed")
+"""Keys of a source that say nothing about the rows, or only how many of them are drawn."""
+PROBED_ROWS = 20
+"""Rows of which one has to be usable, so that a source of another format is told before anything is tokenised."""
+
 KNOWN_KWARGS: dict[str, dict[str, Any]] = {"openai/gsm8k": {"name": "main"}, "HuggingFaceTB/smoltalk": {"name": "all"}}
 """The configuration that is meant where a data set has several."""
 
 
 class HFSourceConfig(SourceConfig):
     name_or_path: str = key(
-        doc="Name on the hub, folder that save_to_disk wrote, or a JSONL, JSON, Parquet or CSV file or a glob of them."
+        doc="Name on the hub, folder that save_to_disk wrote, or JSONL, JSON, Parquet or CSV files: a path, an address "
+        "such as s3://bucket/rows.jsonl, or a glob of either."
     )
     kwargs: dict[str, Any] = key(
-        factory=dict, doc="Arguments of datasets.load_dataset, such as name or revision; of CSV files the delimiter."
+        factory=dict,
+        doc="Arguments of datasets.load_dataset, such as name or revision; of CSV files the delimiter; of an address "
+        "the storage_options.",
     )
     split_mapping: dict[str, str] = key(factory=dict, doc="What the data set calls a split: {train: train_sft}.")
 
@@ -58,8 +73,26 @@ class HFDataSource(DataSource):
         """The rows of a split.
 
         Raises:
-            DataError: there is no such data, no such split, or a file cannot be read.
+            DataError: there is no such data, no such split, a file cannot be read, or none of its first rows can.
         """
+        rows = self._rows(config, split)
+        reader = self.reader(columnar=not isinstance(rows, NumberedRows)) if config.process else None
+        if reader is None:
+            return rows
+        if not isinstance(rows, NumberedRows):
+            part = any(sign in split for sign in "[+")  # rows are numbered in what was asked for
+            rows = TableRows(rows, f"{config.name_or_path}:{split}" if part else config.name_or_path)
+        return _probed(ReadRows(rows, reader))
+
+    def reader(self, *, columnar: bool) -> Reader | None:
+        """What rows are made into, by one function for each; None to leave them as they are.
+
+        Args:
+            columnar: whether the rows are those of a table, where each has all fields.
+        """
+        return None
+
+    def _rows(self, config: HFSourceConfig, split: str) -> Rows:
         files = self._files(config)
         if files:
             return self._from_files(files, config, split)
@@ -69,30 +102,33 @@ class HFDataSource(DataSource):
         return self._from_library(str(folder or config.name_or_path), config, split)
 
     def fingerprint(self) -> str | None:
-        """sha256 over the content of local files, or a hub name's commit, and what the recipe asks of them."""
+        """sha256 over the content of files, or a hub name's commit, and what the recipe asks of them."""
         files = self._files(self.config)
         folder = None if files else self._folder(self.config)
         if folder is not None:
-            files = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+            paths = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+            files = [DataFile(str(path), str(path)) for path in paths]
+        content: str | None
         if files:
             content = content_hash(files)
         else:
             revision = str(self._kwargs(self.config).get("revision") or "")
-            if not re.fullmatch(r"[0-9a-f]{40}", revision):
-                return None
-            content = f"{self.config.name_or_path}@{revision}"
-        options = {
-            name: value
-            for name, value in vars(self.config).items()
-            if name in ("split", "kwargs", "split_mapping", "role_mapping", "content_key")
-        }
+            content = f"{self.config.name_or_path}@{revision}" if re.fullmatch(r"[0-9a-f]{40}", revision) else None
+        if content is None:
+            return None
+        names = [info.name for info in keys_of(type(self.config)) if info.name not in NOT_IN_THE_FINGERPRINT]
+        options = {name: getattr(self.config, name) for name in names}
         text = json.dumps([self.name, content, options], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _files(self, config: HFSourceConfig) -> list[Path]:
-        name = config.name_or_path
+    def _files(self, config: HFSourceConfig) -> list[DataFile]:
+        name = config.name_or_path.removeprefix("file://")
+        if is_address(name):
+            return find_remote_files(name, config.kwargs.get("storage_options") or {})
         files = find_files(name, search_folders(self.run))
-        if not files and (any(sign in name for sign in "*?") or Path(name).suffix.lower() in FORMATS):
+        path = Path(name.lower())
+        known = {path.suffix, Path(path.stem).suffix} & set(FORMATS)
+        if not files and (known or any(sign in name for sign in "*?")):
             places = " or ".join(str(folder) for folder in search_folders(self.run))
             raise DataError(
                 f"there is no file {name}",
@@ -111,8 +147,11 @@ class HFDataSource(DataSource):
     def _kwargs(self, config: HFSourceConfig) -> dict[str, Any]:
         return {**KNOWN_KWARGS.get(config.name_or_path, {}), **config.kwargs}
 
-    def _from_files(self, files: list[Path], config: HFSourceConfig, split: str) -> Rows:
-        rows = read_files(files, config.kwargs)
+    def _from_files(self, files: list[DataFile], config: HFSourceConfig, split: str) -> Rows:
+        kwargs = dict(config.kwargs)
+        if is_address(config.name_or_path):
+            kwargs.pop("storage_options", None)
+        rows = read_files(files, kwargs, self.run.say)
         split = self._split(config, split)
         for name in split_names(split):
             if name not in FILE_SPLITS:
@@ -157,15 +196,38 @@ class HFDataSource(DataSource):
                 raise no_such_split(known["name"], names, config.name_or_path) from error
 
 
-class HFInstructSourceConfig(HFSourceConfig):
+class HFMessagesSourceConfig(HFSourceConfig):
+    content_key: str | None = key(
+        None, doc="Field of a message that holds its text; content, value or text by default."
+    )
+
+
+class HFMessagesDataSource(HFDataSource):
+    """What the sources have in common whose rows hold messages."""
+
+    config: HFMessagesSourceConfig
+
+    def message_reader(self, *, columnar: bool) -> MessageReader:
+        """What reads the messages of a row, by the recipe's ``content_key`` and what the chat template can write."""
+        return MessageReader(self.config.content_key, tool_calls=self._template_has_tool_calls(), columnar=columnar)
+
+    def _template_has_tool_calls(self) -> bool:
+        """A template that does not know calls would drop them without a word, so they are given to it as text."""
+        template = getattr(getattr(self.trainer, "tokenizer", None), "chat_template", None)
+        return not isinstance(template, str) or "tool_calls" in template
+
+
+class HFInstructSourceConfig(HFMessagesSourceConfig):
     role_mapping: dict[str, str] = key(
         factory=dict,
         doc="Role -> column, or column.field.value for the messages of a list whose field has that value: "
         "{user: question, assistant: answer}, {user: turns.from.human, assistant: turns.from.gpt}. "
-        "Shapes that are known need none.",
+        "Formats that are known need none.",
     )
-    content_key: str | None = key(
-        None, doc="Field of a message that holds its text; content, value or text by default."
+    format: ChatFormat | None = key(
+        None,
+        doc="Format of the rows, whose columns are then looked at alone; that of each row is known by its columns when "
+        "this is not given. preference trains on the prompt and the chosen answer of preference pairs.",
     )
 
     def check(self) -> Iterator[tuple[str, str]]:
@@ -173,34 +235,40 @@ class HFInstructSourceConfig(HFSourceConfig):
         for role, path in self.role_mapping.items():
             if not all(path.split(".")):
                 yield "role_mapping", f"expected column or column.field.value for {role!r}, found {path!r}"
+        if self.role_mapping and self.format is not None:
+            yield "format", "contradicts role_mapping, which says itself where the messages are: give one of them"
 
 
-class HFInstructDataSource(HFDataSource):
+class HFInstructDataSource(HFMessagesDataSource):
     """Chats: rows with ``messages``, each with every role and in its original order."""
 
     name = "huggingface_instruct"
     config: HFInstructSourceConfig
     known_splits = {**KNOWN_SPLITS, **KNOWN_CHAT_SPLITS}
 
-    def load(self, config: HFInstructSourceConfig, split: str) -> Rows:  # type: ignore[override]
-        rows = super().load(config, split)
-        if not config.process:
-            return rows
-        chats = ChatRows(
-            rows,
-            config.role_mapping,
-            config.content_key,
-            config.name_or_path,
-            tool_calls=self._template_has_tool_calls(),
-        )
-        if len(chats):
-            chats[0]  # a source of another shape is told before anything is tokenised
-        return chats
+    def reader(self, *, columnar: bool) -> Reader:
+        messages = self.message_reader(columnar=columnar)
+        if self.config.format == "preference":
+            return PreferenceReader(messages).chosen_chat
+        return ChatReader(messages, self.config.role_mapping, self.config.format)
 
-    def _template_has_tool_calls(self) -> bool:
-        """A template that does not know calls would drop them without a word, so they are given to it as text."""
-        template = getattr(getattr(self.trainer, "tokenizer", None), "chat_template", None)
-        return not isinstance(template, str) or "tool_calls" in template
+
+def _probed(rows: ReadRows) -> ReadRows:
+    """The rows, if one of the first can be used."""
+    faults = []
+    for number in range(min(len(rows), PROBED_ROWS)):
+        try:
+            rows[number]
+        except BadRow as error:
+            faults.append(error)
+        else:
+            return rows
+    if not faults:
+        return rows
+    categories = [fault.category for fault in faults]
+    told = faults[categories.index(max(categories, key=categories.count))]
+    also = f"; none of the first {len(faults)} rows can be used" if len(faults) > 1 else ""
+    raise DataError(told.message + also, where=told.where, remedy=told.remedy) from told
 
 
 def _refused(message: str, remedy: str) -> DataError:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from arctic_huggingface.rows import NumberedRows
 from arctic_training.data import concatenate, select
 from arctic_training.errors import DataError
 from arctic_training.wording import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import numpy as np
 
 _PART = re.compile(r"(?P<name>[^\[\]+]+)(?P<slice>\[[^\]]*\])?")
 FILE_SPLITS = ("train", "eval", "validation", "test", "all")
@@ -63,8 +66,11 @@ def take(splits: Mapping[str, Any], split: str, where: str) -> Any:
         numbers = range(len(rows))
         if match["slice"]:
             numbers = numbers[_slice(match["slice"], len(rows), where)]
-        parts.append(rows if len(numbers) == len(rows) else select(rows, numbers))
-    return concatenate(parts)
+        parts.append((rows, numbers))
+    rows, numbers = parts[0]
+    if len(parts) > 1 and isinstance(rows, NumberedRows) and all(part is rows for part, _ in parts):
+        return rows.select(_joined(part for _, part in parts))
+    return concatenate([rows if len(numbers) == len(rows) else select(rows, numbers) for rows, numbers in parts])
 
 
 def no_such_split(name: str, known: Sequence[str], where: str) -> DataError:
@@ -75,6 +81,12 @@ def no_such_split(name: str, known: Sequence[str], where: str) -> DataError:
         where=where,
         remedy=f"write `split: NAME` in the source, or split_mapping: {{{name}: NAME}}",
     )
+
+
+def _joined(parts: Iterable[range]) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate([np.arange(part.start, part.stop, part.step) for part in parts])
 
 
 def _slice(text: str, size: int, where: str) -> slice:
