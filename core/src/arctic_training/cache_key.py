@@ -25,8 +25,8 @@ def key_parts(run: Run, split: str, sources: Sequence[SourceConfig]) -> dict[str
     """Everything that the prepared rows of these sources depend on; None when some of it cannot be known beforehand.
 
     Returns:
-        JSON-able parts by name: content, code and options of the sources, options, tokenizer, code of the factory and of
-        the hooks that rows go through.
+        JSON-able parts by name: content, code and options of the sources, options, tokenizer, code of the factory and
+        of the hooks that rows go through.
     """
     loaded = [_source_parts(run, source) for source in sources]
     factory = run.component("data")

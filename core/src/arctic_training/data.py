@@ -130,7 +130,7 @@ class DataConfig(ComponentConfig):
     cache_dir: str | None = key(
         None,
         affects_rows=False,
-        doc="Where prepared data is kept; the user's cache directory (or ARCTIC_HOME) by default.",
+        doc="Where prepared data is kept; ARCTIC_HOME or the user's cache directory by default.",
     )
     cache_fs_type: Literal["auto", "local", "shared"] = key(
         "auto",

@@ -33,7 +33,7 @@ class EncodedRows:
     """What an encoder makes of a batch of rows: N rows of T tokens together.
 
     Attributes:
-        columns: ``input_ids``, ``labels`` and perhaps others by name, flat arrays of T numbers, one row after the other.
+        columns: ``input_ids``, ``labels`` and perhaps others by name, flat arrays of T numbers.
         lengths: tokens of each of the N rows.
         refused: rows that cannot be used, in their order. A row is either refused or made into at least one row.
     """

@@ -24,7 +24,7 @@ Count = Callable[[str, int], None]
 
 @attrs.frozen(eq=False)
 class Pieces:
-    """P pieces of rows: tokens ``starts`` to ``stops`` (exclusive) of ``rows``, with their numbers of trained tokens."""
+    """P pieces of rows: tokens ``starts`` to ``stops`` (exclusive) of ``rows``, and how many of each are trained."""
 
     rows: np.ndarray
     starts: np.ndarray

@@ -1,8 +1,8 @@
 """Prepared rows on disk: what data preparation writes once and every rank reads without loading it.
 
-Rows of tokens are flat columns and a plan of the pieces that each row is put together from. Rows of other columns, which
-a plugin may prepare, have each column by itself. Everything is memory-mapped, so the resident memory of a rank does not
-grow with the data.
+Rows of tokens are flat columns and a plan of the pieces that each row is put together from. Rows of other columns,
+which a plugin may prepare, have each column by itself. Everything is memory-mapped, so the resident memory of a rank
+does not grow with the data.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PreparedRows(Sequence[dict[str, Any]]):
     """Rows of numbers, memory-mapped from a directory that ``write_rows`` made.
 
     A row is a dict: a one-dimensional array where the column holds lists, a number where it holds numbers.
-    ``facts`` is what was noted beside them, ``columns`` the names of a row, ``largest_id`` the largest of ``input_ids``.
+    ``facts`` is what was noted beside them, ``columns`` the names of a row, ``largest_id`` the largest of the ids.
     """
 
     def __init__(self, path: Path) -> None:

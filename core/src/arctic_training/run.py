@@ -44,7 +44,8 @@ class Run:
         trainer: a trainer made by hand; by default ``arctic_build_trainer`` makes one.
 
     Attributes: ``config``, ``plugins``, ``hook``, ``world``, ``device``, ``run_dir``, ``trainer``, ``rows`` (prepared
-    rows by split), ``eval_rows`` (by set), ``engine_class`` and ``engine_reason``, ``log`` (this rank's logger), ``log_path``.
+    rows by split), ``eval_rows`` (by set), ``engine_class`` and ``engine_reason``, ``log`` (this rank's logger),
+    ``log_path``.
     """
 
     device: torch.device
