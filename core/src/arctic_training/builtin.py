@@ -59,7 +59,8 @@ def arctic_prepare_data(datasets: list[Any], tokenizer: Any, split: str, config:
 
 @hookimpl(trylast=True)
 def arctic_build_dataloader(dataset: Any, split: str, config: Any, run: Any) -> Any:
-    return run.component("data").create_dataloader(dataset, split)
+    factory = run.component("data")
+    return factory.create_stream() if dataset is None else factory.create_dataloader(dataset, split)
 
 
 @hookimpl(trylast=True)

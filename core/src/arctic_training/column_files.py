@@ -106,7 +106,8 @@ class TokenWriter:
         import numpy as np
 
         for name in ("input_ids", "labels"):
-            self._files.setdefault(name, ColumnFile(self.directory / f"{name}.bin"))
+            if name not in self._files:
+                self._files[name] = ColumnFile(self.directory / f"{name}.bin")
         columns = {name: file.close() for name, file in self._files.items()}
         largest = self._files["input_ids"].largest
         lengths, trained = (

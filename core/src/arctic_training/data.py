@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from arctic_training._exports import lazy_attribute
 from arctic_training.component import Component
 from arctic_training.config import ComponentConfig, Place, key
-from arctic_training.dataloader import DataLoader
+from arctic_training.dataloader import DataLoader, Loader
 from arctic_training.errors import DataError
 from arctic_training.loss import IGNORE_INDEX
 from arctic_training.mixture import Share, draw
@@ -123,6 +123,15 @@ class DataConfig(ComponentConfig):
     max_bad_fraction: float = key(
         0.05, ge=0, le=1, doc="Rows that may be skipped, of all rows that are read; more end the run."
     )
+    streaming: bool = key(
+        False,
+        affects_rows=False,
+        doc="Read, tokenise and pack training rows while training, and keep none of them; for sources larger than the "
+        "disk. Evaluation data is prepared as ever.",
+    )
+    stream_buffer: int = key(
+        10_000, ge=1, affects_rows=False, doc="Rows of a stream that are packed together, and their packs shuffled."
+    )
     use_data_cache: bool | None = key(None, affects_rows=False, deprecated="remove it: prepared data is always cached")
     cache_processed_data: bool | None = key(
         None, affects_rows=False, deprecated="remove it: prepared data is always cached"
@@ -152,6 +161,7 @@ class DataConfig(ComponentConfig):
             )
         if not self.sources:
             yield "sources", "names nothing to train on"
+        yield from self._check_streaming()
         weighted = sum(source.weight is not None for source in self.sources)
         if 0 < weighted < len(self.sources):
             yield "sources", f"{weighted} of {len(self.sources)} sources have a weight: give one to all or to none"
@@ -160,6 +170,20 @@ class DataConfig(ComponentConfig):
                 "eval_sources",
                 "evaluation sees every row once: weight, passes and max_trained_tokens are for training",
             )
+
+    def _check_streaming(self) -> Iterator[tuple[str, str]]:
+        if not self.streaming:
+            if "stream_buffer" in self.given:
+                yield "stream_buffer", "has no effect without streaming: true"
+            return
+        if self.train_eval_split[1]:
+            yield "train_eval_split", "cannot divide a stream: give eval_sources"
+        for source in self.sources:
+            if source.sample_ratio or source.sample_count or source.passes != 1 or source.max_trained_tokens:
+                yield "sources", "of a stream nobody knows the size: sampling, passes and caps need streaming: false"
+                return
+        if any(source.weight for source in self.sources) and self.weight_by != "rows":
+            yield "weight_by", "a stream is weighed by rows: set weight_by: rows"
 
     @property
     def without_effect(self) -> set[str]:
@@ -331,6 +355,16 @@ class DataFactory(Component):
         )
         return concatenate([select(rows, numbers.tolist()) for rows, numbers in zip(parts, drawn, strict=True)])
 
+    def create_stream(self) -> Loader:
+        """The loader of training rows that are read while training.
+
+        Raises:
+            DataError: this factory prepares all rows before training.
+        """
+        raise DataError(
+            f"the data factory {self.config.type!r} prepares all rows before training", remedy="set streaming: false"
+        )
+
     def _processed(self, rows: Rows) -> Rows:
         """What ``process`` makes of a source; of rows that it does not count itself, all were read."""
         before = self.counts.get("rows read", 0)
@@ -369,7 +403,7 @@ class DataFactory(Component):
         return rows
 
 
-def select(rows: Rows, numbers: Sequence[int]) -> Rows:
+def select(rows: Rows, numbers: Any) -> Rows:
     """The rows of these numbers, by the rows' own ``select`` where they have one."""
     if hasattr(rows, "select"):
         return rows.select(numbers)

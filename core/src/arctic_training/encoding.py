@@ -6,18 +6,20 @@ A data factory brings an ``Encoder``; what comes back is in the order of the row
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from arctic_training.errors import BadRow, DataError
+from arctic_training.orphans import end_with_parent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,34 +71,17 @@ def encode_batches(dataset: Any, encode: Encoder, num_proc: int) -> Iterator[tup
     """
     batches = [range(start, min(start + BATCH_ROWS, len(dataset))) for start in range(0, len(dataset), BATCH_ROWS)]
     processes = min(num_proc, len(batches))
-    if processes <= 1:
-        for numbers in batches:
-            yield len(numbers), encode_numbers(dataset, encode, numbers)
-        return
-    # Forked processes have the rows already; where the system cannot fork they are sent.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with (
-        _single_threaded_tokenizers(),
-        ProcessPoolExecutor(processes, context, _Worker.receive, (dataset, encode)) as pool,
-    ):
-        running: deque[tuple[int, Future[EncodedRows]]] = deque()
+    with WorkerPool(processes if processes > 1 else 0, _encode_numbers, (dataset, encode)) as pool:
+        running: deque[tuple[int, Any]] = deque()
         waiting = iter(batches)
-        try:
-            while True:
-                while len(running) < processes * BATCHES_AHEAD and (numbers := next(waiting, None)) is not None:
-                    running.append((len(numbers), pool.submit(_Worker.run, numbers)))
-                if not running:
-                    return
-                count, future = running.popleft()
-                yield count, future.result()
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a process that prepared rows was killed, often for want of memory",
-                remedy="give data.num_proc a smaller number",
-            ) from error
-        finally:
-            for _, future in running:
-                future.cancel()
+        while True:
+            most = max(1, processes * BATCHES_AHEAD) if pool.processes else 1
+            while len(running) < most and (numbers := next(waiting, None)) is not None:
+                running.append((len(numbers), pool.submit(numbers)))
+            if not running:
+                return
+            count, encoded = running.popleft()
+            yield count, encoded.result()
 
 
 def encode_numbers(dataset: Any, encode: Encoder, numbers: Sequence[int]) -> EncodedRows:
@@ -120,19 +105,91 @@ def place_of(dataset: Any, number: int) -> str:
     return place if row in place else f"{place} ({row})"
 
 
+def _encode_numbers(work: tuple[Any, Encoder], numbers: range) -> EncodedRows:
+    return encode_numbers(*work, numbers)
+
+
+class WorkerPool:
+    """Processes that call one function with one thing that all share, received once, and one that differs.
+
+    Args:
+        processes: how many; 0 calls the function in this process, when its result is asked for.
+        function: called as ``function(shared, task)``.
+        shared: what every call needs; forked processes have it already, where the system cannot fork it is sent.
+    """
+
+    def __init__(self, processes: int, function: Callable[[Any, Any], Any], shared: Any) -> None:
+        self.processes = processes
+        self.function = function
+        self.shared = shared
+        self._stack = contextlib.ExitStack()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> WorkerPool:
+        if self.processes:
+            self._stack.enter_context(_single_threaded_tokenizers())
+            context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+            self._pool = ProcessPoolExecutor(self.processes, context, _Worker.receive, (self.function, self.shared))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._stack.close()
+
+    def submit(self, task: Any) -> Result:
+        """Begin a call; ``result()`` waits for what it returns.
+
+        Raises:
+            DataError: by ``result()``: the process ended before it was done.
+        """
+        if self._pool is None:
+            return Result(functools.partial(self.function, self.shared, task))
+        try:
+            return Result(self._pool.submit(_Worker.run, task).result)
+        except BrokenProcessPool as error:
+            raise _killed() from error
+
+
+class Result:
+    """What a call will have returned."""
+
+    def __init__(self, wait: Callable[[], Any]) -> None:
+        self._wait = wait
+
+    def result(self) -> Any:
+        """Wait for it.
+
+        Raises:
+            DataError: its process ended before it was done.
+        """
+        try:
+            return self._wait()
+        except BrokenProcessPool as error:
+            raise _killed() from error
+
+
+def _killed() -> DataError:
+    return DataError(
+        "a process that prepared rows was killed, often for want of memory",
+        remedy="give data.num_proc (data.dl_num_workers of a stream) a smaller number",
+    )
+
+
 class _Worker:
     """What a process works on, received once when it starts."""
 
-    dataset: Any
-    encode: Any
+    function: Any
+    shared: Any
 
     @classmethod
-    def receive(cls, dataset: Any, encode: Encoder) -> None:
-        cls.dataset, cls.encode = dataset, encode
+    def receive(cls, function: Callable[[Any, Any], Any], shared: Any) -> None:
+        cls.function, cls.shared = staticmethod(function), shared
+        end_with_parent()  # a killed run leaves no worker behind
 
     @classmethod
-    def run(cls, numbers: range) -> EncodedRows:
-        return encode_numbers(cls.dataset, cls.encode, numbers)
+    def run(cls, task: Any) -> Any:
+        return cls.function(cls.shared, task)
 
 
 @contextlib.contextmanager

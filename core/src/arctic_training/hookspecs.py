@@ -163,13 +163,13 @@ def arctic_prepare_data(datasets: list[Rows], tokenizer: Any, split: str, config
 
 
 @hookspec(firstresult=True)
-def arctic_build_dataloader(dataset: Rows, split: str, config: DataConfig, run: Run) -> Loader | None:
+def arctic_build_dataloader(dataset: Rows | None, split: str, config: DataConfig, run: Run) -> Loader | None:
     """Build what hands out the micro-batches of a split.
 
     Called after the process group is joined, since it divides the rows among the ranks.
 
     Args:
-        dataset: prepared rows.
+        dataset: prepared rows; None for training rows that are streamed.
         split: ``train`` or ``eval``.
         config: the recipe's ``data`` section.
         run: the run.

@@ -46,17 +46,17 @@ class LossSum(_SumAndWeight):
         loss.by_source = by_source
         return loss
 
-    def __mul__(self, factor: Any) -> LossSum:  # type: ignore[override]
+    def __mul__(self, factor: Any) -> LossSum:
         """The loss times a number; a tuple would repeat itself."""
         return self.told_apart(self.sum * factor, self.weight, self.by_source)
 
-    def __rmul__(self, factor: Any) -> LossSum:  # type: ignore[override]
+    def __rmul__(self, factor: Any) -> LossSum:
         return self * factor
 
     def __truediv__(self, divisor: Any) -> LossSum:
         return self.told_apart(self.sum / divisor, self.weight, self.by_source)
 
-    def __add__(self, other: Any) -> LossSum:  # type: ignore[override]
+    def __add__(self, other: Any) -> LossSum:
         """The loss plus another sum over the same units, or plus a term that is a mean over them."""
         added = other.sum if isinstance(other, LossSum) else other * self.weight
         return self.told_apart(self.sum + added, self.weight, self.by_source)

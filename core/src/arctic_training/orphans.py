@@ -76,6 +76,18 @@ def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
     threading.Thread(target=watch, name="arctic-watch-parent", daemon=True).start()
 
 
+def end_with_parent() -> None:
+    """End this process, and nothing else, once its parent is gone; for workers, which have no children."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="arctic-watch-parent", daemon=True).start()
+
+
 def launcher_mark() -> str:
     """What a launcher puts into the environment of its ranks: this machine, this process, and when it started."""
     here = Process.find(os.getpid())

@@ -62,10 +62,10 @@ class Packs:
         """The packs of these numbers, in their order."""
         import numpy as np
 
-        numbers = np.asarray(numbers, np.int64)
-        counts = self.offsets[numbers + 1] - self.offsets[numbers]
+        chosen = np.asarray(numbers, np.int64)
+        counts = self.offsets[chosen + 1] - self.offsets[chosen]
         offsets = _with_zero_before(counts)
-        pieces = np.repeat(self.offsets[numbers] - offsets[:-1], counts) + np.arange(offsets[-1])
+        pieces = np.repeat(self.offsets[chosen] - offsets[:-1], counts) + np.arange(offsets[-1])
         return Packs(self.rows[pieces], self.starts[pieces], self.stops[pieces], offsets)
 
 

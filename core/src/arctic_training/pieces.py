@@ -125,9 +125,9 @@ def _split(pieces: Pieces, base: TokenRows, max_length: int, which: np.ndarray, 
     """Each over-long row as pieces of ``max_length`` tokens and a rest."""
     import numpy as np
 
-    shares = np.ones(len(pieces), np.int64)
+    shares: np.ndarray = np.ones(len(pieces), np.int64)
     shares[which] = -(-pieces.lengths[which] // max_length)
-    numbers = np.repeat(np.arange(len(pieces)), shares)
+    numbers: np.ndarray = np.repeat(np.arange(len(pieces)), shares)
     index = np.arange(len(numbers)) - np.repeat(np.cumsum(shares) - shares, shares)
     starts = pieces.starts[numbers] + index * max_length
     stops = np.minimum(starts + max_length, pieces.stops[numbers])

@@ -32,6 +32,18 @@ def refuse_later_keys(config: TrainerConfig) -> None:
             )
 
 
+def refuse_endless_streams(config: TrainerConfig) -> None:
+    """Nobody knows how many steps an epoch of a stream has, and the schedule has to."""
+    if config.data.streaming and not config.train_iters:
+        raise RecipeError(
+            config.recipe.problem(
+                ("data", "streaming"),
+                "needs train_iters, since nobody knows how long a stream is",
+                remedy="set train_iters to the number of optimizer steps",
+            )
+        )
+
+
 def choose_engine(run: Run) -> tuple[type[Engine], Any, str]:
     """The engine of a run: the class, its config, and why it was chosen."""
     registry, config = run.plugins.registry, run.config

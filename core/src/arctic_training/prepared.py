@@ -133,7 +133,7 @@ def _planned(path: Path, index: Mapping[str, Any]) -> PlannedRows:
     base = TokenRows({name: numbers(name) for name in index["columns"]}, numbers("lengths"), numbers("trained"))
     base.parts, base.directory = index["parts"], path
     packs = Packs(*(numbers(f"plan.{name}") for name in PLAN))
-    fused = numbers("plan.fused").astype(np.bool_) if "plan.fused" in index["types"] else None
+    fused: Any = numbers("plan.fused").astype(np.bool_) if "plan.fused" in index["types"] else None
     trained = numbers("plan.trained")
     return PlannedRows(base, packs, packed=index["plan"]["packed"], fused=fused, trained_in_pieces=trained)
 
@@ -194,7 +194,7 @@ def _write_columns(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[str, A
             names = sorted(row)
             is_list = {name: np.ndim(row[name]) == 1 for name in names}
             files = {name: ColumnFile(path / f"{name}.bin") for name in names}
-            lengths, pending = ({name: [] for name in names} for _ in range(2))
+            lengths, pending = {name: [] for name in names}, {name: [] for name in names}
         if sorted(row) != names:
             raise ValueError(f"row {num_rows} has the columns {sorted(row)}, the rows before it {names}")
         for name in names:

@@ -108,6 +108,7 @@ class Run:
         self.plugins.refuse_broken()
         self.plugins.check_pending()
         preflight.refuse_later_keys(self.config)
+        preflight.refuse_endless_streams(self.config)
         self.device = distributed.choose_device(self.world)
         seed_everything(self.config.seed)
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -137,8 +138,11 @@ class Run:
         fingerprint = self.component("tokenizer").fingerprint(trainer.tokenizer)
         self.tokenizer_sha256 = hashlib.sha256(fingerprint.encode()).hexdigest()
         self.model_max_length = self.component("model").max_length(self.model_config)
-        self.rows["train"] = prepared_rows(self, "train")
-        self._say_rows("train", "train")
+        if self.config.data.streaming:
+            self.say(f"data: train: streamed, {self.config.data.stream_buffer:,} rows at a time")
+        else:
+            self.rows["train"] = prepared_rows(self, "train")
+            self._say_rows("train", "train")
         for name in self.config.data.eval_sets:
             self.eval_rows[name] = prepared_rows(self, "eval", name)
             self._say_rows("eval", name)
@@ -171,7 +175,7 @@ class Run:
         def loader_of(rows: Any, split: str) -> Any:
             return ask("arctic_build_dataloader", Loader, dataset=rows, split=split, config=config.data, run=self)
 
-        trainer.train_dataloader = loader_of(self.rows["train"], "train")
+        trainer.train_dataloader = loader_of(self.rows.get("train"), "train")
         names = config.data.source_names("train")
         trainer.losses_by_source.names = names if len(names) > 1 else []
         trainer.eval_dataloaders = {name: loader_of(rows, "eval") for name, rows in self.eval_rows.items()}

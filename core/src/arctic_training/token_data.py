@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from arctic_training.column_files import TokenWriter, copy_rows
 from arctic_training.config import key
 from arctic_training.data import DataConfig, DataFactory, Rows, concatenate
+from arctic_training.dataloader import Loader
 from arctic_training.encoding import Encoder, encode_batches
 from arctic_training.errors import DataError
 from arctic_training.loss import IGNORE_INDEX
@@ -69,6 +70,9 @@ class TokenDataConfig(DataConfig):
             for name in ("always_max_length", "drop_last", "fuse_positions_prob", "repeat_to_pack_max_length"):
                 if getattr(self, name):
                     yield name, "has no effect without packing: set pack_samples to true"
+        for name in ("drop_last", "repeat_to_pack_max_length", "fuse_positions_prob"):
+            if self.streaming and getattr(self, name):
+                yield name, "looks at all packs at once, which a stream never has: set streaming: false"
         if self.over_long is not None and "filter_samples" in self.given:
             yield "over_long", "says what filter_samples says: give one of them"
         if self.pad_to == "max_length" and "div_length" in self.given and (self.max_length or 0) % self.div_length:
@@ -102,6 +106,9 @@ class TokenDataFactory(DataFactory):
     def encoder(self) -> Encoder:
         """What makes tokens of the rows of a source."""
 
+    def check_shape(self, dataset: Rows) -> None:
+        """Refuse a source whose rows are of a shape that the encoder does not know, before any is encoded."""
+
     def process(self, dataset: Rows) -> Rows:
         """Encode the rows of one source in ``num_proc`` processes; those that cannot be used are refused and counted.
 
@@ -109,6 +116,7 @@ class TokenDataFactory(DataFactory):
             BadRow: a row cannot be used, and the recipe does not let it be skipped; names its place.
             DataError: too many cannot be used.
         """
+        self.check_shape(dataset)
         directory = self.preparation.next_directory()
         writer = TokenWriter(directory) if directory is not None else None
         made: list[TokenRows] = []
@@ -137,7 +145,15 @@ class TokenDataFactory(DataFactory):
         Raises:
             DataError: a row has no trained token, or is over-long where the recipe makes that an error.
         """
-        base = self._token_rows(dataset)
+        return self.plan(self._token_rows(dataset), mix=self.preparation.for_training and self.config.mixes)
+
+    def plan(self, base: TokenRows, *, mix: bool = False) -> PlannedRows:
+        """The rows to train on as pieces of token rows.
+
+        Args:
+            base: encoded rows of all sources.
+            mix: whether to take as much of each source as the recipe asks for.
+        """
         pieces = Pieces.whole(base)
         untrained = (pieces.trained == 0).nonzero()[0]
         if len(untrained):
@@ -147,12 +163,23 @@ class TokenDataFactory(DataFactory):
         policy = self.config.over_long_policy
         if policy is not None:
             pieces = fit(pieces, base, self.max_length, policy, self.count)
-        if self.preparation.for_training and self.config.mixes:
+        if mix:
             pieces = self._mixture(pieces, base)
         self.count("rows kept", len(pieces))
         if self.config.pack_samples and len(pieces):
             return self._packed(pieces, base)
         return PlannedRows(base, _packs(pieces, whole_rows(pieces.lengths)))
+
+    def create_stream(self) -> Loader:
+        for name in ("process", "finish"):
+            if getattr(type(self), name) is not getattr(TokenDataFactory, name):
+                raise DataError(
+                    f"{type(self).__qualname__} has a {name} of its own, which a stream does not go through",
+                    remedy="override encoder() instead, or set streaming: false",
+                )
+        from arctic_training.streaming import stream_of
+
+        return stream_of(self)
 
     def collate(self, rows: list[Any]) -> dict[str, torch.Tensor]:
         """``input_ids``, ``labels`` and for packs ``position_ids``, each int64 of shape (B, L), padded on the right.
@@ -207,7 +234,7 @@ class TokenDataFactory(DataFactory):
             self.count("rows repeated by the mixture", len(chosen) - used)
         return pieces.select(np.concatenate([of[chosen] for of, chosen in zip(numbers, drawn, strict=True)]))
 
-    def _packed(self, pieces: Pieces, base: TokenRows) -> Rows:
+    def _packed(self, pieces: Pieces, base: TokenRows) -> PlannedRows:
         if self.config.repeat_to_pack_max_length and self.preparation.for_training:
             numbers = repeat_to_fill(pieces.lengths, self.max_length)
             self.count("rows repeated to fill a pack", len(numbers) - len(pieces))

@@ -213,7 +213,8 @@ class PlannedRows(Sequence):
 
         if self._source_ends is None:
             self._source_ends = np.cumsum(self.base.parts)
-        return np.searchsorted(self._source_ends, rows, side="right")
+        sources: Any = np.searchsorted(self._source_ends, rows, side="right")
+        return sources
 
 
 def count_trained(columns: Mapping[str, np.ndarray], lengths: np.ndarray) -> np.ndarray:
@@ -227,7 +228,7 @@ def count_trained(columns: Mapping[str, np.ndarray], lengths: np.ndarray) -> np.
     import numpy as np
 
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    counts = np.zeros(len(lengths), np.int64)
+    counts: np.ndarray = np.zeros(len(lengths), np.int64)
     row = 0
     while row < len(lengths):
         end = max(row + 1, int(np.searchsorted(offsets, offsets[row] + BLOCK_TOKENS, side="right")) - 1)

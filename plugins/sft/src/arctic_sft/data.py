@@ -48,15 +48,11 @@ class SFTDataFactory(TokenDataFactory):
             mask_reasoning=config.mask_reasoning,
         )
 
-    def process(self, dataset: Rows) -> Rows:
-        """Tokenise the chats of one source.
-
-        Args:
-            dataset: rows with ``messages``, a list of ``{role, content}``, and perhaps ``tools``; what else they hold
-                is left behind.
+    def check_shape(self, dataset: Rows) -> None:
+        """Refuse rows without ``messages``.
 
         Raises:
-            DataError: the column is missing, or a chat cannot be rendered or masked; names its place.
+            DataError: the column is missing; names those that there are.
         """
         columns = getattr(dataset, "column_names", None) or _columns_of_first(dataset)
         if columns and "messages" not in columns:
@@ -64,7 +60,6 @@ class SFTDataFactory(TokenDataFactory):
                 f"chats need a column `messages`; found {', '.join(sorted(columns))}",
                 remedy="use the source huggingface_instruct with a role_mapping from roles to these columns",
             )
-        return super().process(dataset)
 
 
 def _columns_of_first(dataset: Rows) -> list[str]:

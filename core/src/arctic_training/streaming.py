@@ -1,0 +1,61 @@
+"""How a data factory's rows become a stream: its sources, its encoder and its packs, put together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from arctic_training.preparation import Preparation
+from arctic_training.stream_loader import BlockReader, StreamLoader
+from arctic_training.token_rows import PlannedRows, TokenRows
+from arctic_training.token_tables import joined_in_memory
+
+if TYPE_CHECKING:
+    from arctic_training.encoding import EncodedRows
+    from arctic_training.token_data import TokenDataFactory
+
+LEAST_ROWS = 1000
+"""Rows from which on the share of bad ones is looked at; of the first few it tells nothing."""
+
+
+def stream_of(factory: TokenDataFactory) -> StreamLoader:
+    """The loader of a factory's training sources."""
+    config, run = factory.config, factory.run
+    sources = config.sources_of("train")
+    account = Preparation("train", sources, config)
+
+    def open_reader(epoch: int) -> BlockReader:
+        streams = [run.make(source).stream(source, source.split) for source in sources]
+        weights = [source.weight for source in sources]
+        return BlockReader(streams, weights, seed=config.seed, epoch=epoch, block_rows=config.stream_buffer)
+
+    def plan(parts: list[EncodedRows]) -> PlannedRows:
+        told = dict(account.counts)
+        factory.preparation = account
+        for part in parts:
+            account.num_rows = max(account.num_rows + len(part.lengths) + len(part.refused), LEAST_ROWS)
+            account.read(len(part.lengths) + len(part.refused), part.refused)
+        rows = joined_in_memory([TokenRows(part.columns, part.lengths) for part in parts])
+        planned = factory.plan(rows)
+        _say_losses(run, told, account.counts)
+        return planned
+
+    return StreamLoader(
+        open_reader,
+        factory.encoder(),
+        plan,
+        factory.collate,
+        seed=config.seed,
+        num_workers=config.dl_num_workers,
+        micro_batch_size=run.config.micro_batch_size,
+        accumulation=run.config.gradient_accumulation_steps,
+        world=run.world,
+    )
+
+
+def _say_losses(run: Any, before: dict[str, int], now: dict[str, int]) -> None:
+    """Note in the log what a block lost, with the totals so far; the first loss of each kind is said aloud."""
+    for name, number in now.items():
+        if name in ("rows read", "rows kept") or number == before.get(name, 0):
+            continue
+        text = f"data: train: {number:,} {name} so far"
+        run.say(text) if not before.get(name) else run.log.info(text)
