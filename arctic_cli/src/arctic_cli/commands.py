@@ -60,6 +60,8 @@ class Entry:
 BUILTIN = (
     Entry("run", "arctic_cli.run:run", "Train what a recipe describes."),
     Entry("validate", "arctic_cli.validate:validate", "Check a recipe and show what it comes to, without training."),
+    Entry("data", "arctic_cli.data:data", "Prepare the data of a recipe and show it."),
+    Entry("cache", "arctic_cli.cache:cache", "Show and clear the prepared data that is kept."),
     Entry("plugins", "arctic_cli.plugins:plugins", "Show which plugins there are and what each offers."),
 )
 

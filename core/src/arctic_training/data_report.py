@@ -84,7 +84,11 @@ def _of_columns(rows: PreparedRows) -> dict[str, Any]:
     lengths = rows.lengths()
     columns = getattr(rows.rows, "columns", {})
     has_tokens = "input_ids" in columns
-    found: dict[str, Any] = {"rows": len(rows), "documents": len(rows), "tokens": int(lengths.sum()) if has_tokens else 0}
+    found: dict[str, Any] = {
+        "rows": len(rows),
+        "documents": len(rows),
+        "tokens": int(lengths.sum()) if has_tokens else 0,
+    }
     if has_tokens:
         found["lengths"] = distribution(lengths)
     values, offsets = columns.get("labels", (None, None))

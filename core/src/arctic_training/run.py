@@ -5,10 +5,11 @@ All wiring stands here, so that no component has any in its constructor.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +96,25 @@ class Run:
         finally:
             self.tear_down()
 
+    @contextlib.contextmanager
+    def only_preparing(self, *, rows: bool = True) -> Iterator[None]:
+        """Prepare data and nothing else; ``rows=False`` stops before, with tokenizer and architecture built."""
+        try:
+            self.configure()
+            self.build_for_data()
+            if rows:
+                self.prepare_data()
+            yield
+        except BaseException as error:
+            self.fail(error)
+            raise
+        finally:
+            self.tear_down()
+
     def set_up(self) -> None:
         """Everything that comes before the first step."""
         self.configure()
+        self.build_for_data()
         self.prepare_data()
         self.join()
         self.build()
@@ -130,14 +147,17 @@ class Run:
         else:
             self.trainer = self.plugins.ask("arctic_build_trainer", Trainer, run=self)
 
-    def prepare_data(self) -> None:
-        """Build what preparation needs, and prepare; no process group exists yet, so nobody can time out on it."""
+    def build_for_data(self) -> None:
+        """Build what data is prepared with: the architecture, which tells the longest sequence, and the tokenizer."""
         trainer = self.trainer
         self.model_config = self.plugins.ask("arctic_build_model_config", object, config=self.config.model, run=self)
         trainer.tokenizer = self.plugins.ask("arctic_build_tokenizer", object, config=self.config.tokenizer, run=self)
         fingerprint = self.component("tokenizer").fingerprint(trainer.tokenizer)
         self.tokenizer_sha256 = hashlib.sha256(fingerprint.encode()).hexdigest()
         self.model_max_length = self.component("model").max_length(self.model_config)
+
+    def prepare_data(self) -> None:
+        """Prepare rows, or find them prepared; no process group exists yet, so nobody can time out on it."""
         if self.config.data.streaming:
             self.say(f"data: train: streamed, {self.config.data.stream_buffer:,} rows at a time")
         else:

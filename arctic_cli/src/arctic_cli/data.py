@@ -1,0 +1,139 @@
+"""``arctic data``: prepares what a recipe trains and evaluates on, and shows it: figures, losses, and rows themselves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from arctic_cli.options import Settings
+from arctic_cli.terminal import say, wants_color
+from arctic_training.errors import UsageError
+
+if TYPE_CHECKING:
+    from arctic_training.prepared import PreparedRows
+    from arctic_training.row_view import Document
+    from arctic_training.run import Run
+
+BAR = 40
+"""Characters of the longest bar of a histogram."""
+
+
+@click.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[key=value ...]")
+@click.option("--show", metavar="N", type=click.IntRange(0), default=0, help="Print N rows, what is trained marked.")
+@click.option("--split", metavar="NAME", help="Only train, or the evaluation set of this name.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.pass_context
+def data(
+    context: click.Context, recipe: str, overrides: tuple[str, ...], show: int, split: str | None, as_json: bool
+) -> None:
+    """Prepare the data of RECIPE and show what it comes to, without training.
+
+    Rows are kept in the cache, where `arctic run` finds them. Overrides are key=value, as in `arctic run`.
+    """
+    show_data(recipe, overrides, context.obj, show=show, split=split, as_json=as_json)
+
+
+def show_data(
+    recipe: str,
+    overrides: tuple[str, ...],
+    settings: Settings,
+    *,
+    show: int = 0,
+    split: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Prepare and print; see ``data``."""
+    from arctic_training.api import configure
+    from arctic_training.run import Run
+
+    directory = tempfile.mkdtemp(prefix="arctic-data-")
+    words = ["data.streaming=false", *overrides, f"run_dir={directory}"]
+    run = Run(configure(recipe, words, block=settings.block, code=settings.code, refuse_broken=True))
+    with run.only_preparing():
+        names = [split] if split else list(run.all_rows)
+        if split and split not in run.all_rows:
+            raise UsageError(f"there is no data {split!r}", remedy=f"--split is one of {', '.join(run.all_rows)}")
+        if as_json:
+            click.echo(json.dumps({name: run.data_facts[name] for name in names}, indent=2))
+        for name in names:
+            if not as_json:
+                _print_figures(name, run.data_facts[name])
+            _print_rows(run, name, run.all_rows[name], show)
+    shutil.rmtree(directory, ignore_errors=True)  # after an error its log is still there
+
+
+def _print_figures(name: str, facts: dict[str, Any]) -> None:
+    say(f"{name}: {_rows_in_words(facts)}", bold=True)
+    for label, text in _figures(facts):
+        say(f"  {label:16}{text}")
+    for label, number in facts.get("counts", {}).items():
+        if number and label not in ("rows read", "rows kept"):
+            say(f"  {number:,} {label}", fg="yellow")
+    for refused in facts.get("refused", ()):
+        say(f"    {refused['where']}: {refused['reason']}")
+    histogram = {int(limit): number for limit, number in facts.get("lengths", {}).get("histogram", {}).items()}
+    most = max(histogram.values(), default=0)
+    for limit, number in histogram.items():
+        span = f"{limit // 2 + 1:,} to {limit:,}" if limit > 1 else "1"
+        say(f"  {span:>18} tokens {number:>10,}  {'#' * round(BAR * number / most)}".rstrip())
+    for source in facts.get("sources", ()):
+        share = source["trained_tokens"] / max(facts["trained_tokens"], 1)
+        say(
+            f"  source {source['name']}: {source['documents']:,} rows, {source['tokens']:,} tokens, "
+            f"{source['trained_tokens']:,} trained ({share:.1%} of all)"
+        )
+
+
+def _rows_in_words(facts: dict[str, Any]) -> str:
+    if "fill" in facts:
+        return f"{facts['documents']:,} rows in {facts['rows']:,} packs"
+    return f"{facts['rows']:,} rows"
+
+
+def _figures(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    counts = facts.get("counts", {})
+    if "rows read" in counts:
+        kept = f", {counts['rows kept']:,} kept" if "rows kept" in counts else ""
+        yield "rows read", f"{counts['rows read']:,}{kept}"
+    yield "tokens", f"{facts['tokens']:,}"
+    if "trained_tokens" in facts:
+        yield "trained tokens", f"{facts['trained_tokens']:,} ({facts['trained_tokens'] / max(facts['tokens'], 1):.1%})"
+    if "fill" in facts:
+        yield "fill of packs", f"{facts['fill']:.2%}"
+    quantiles = facts.get("lengths", {}).get("quantiles", {})
+    if quantiles:
+        yield "lengths", ", ".join(f"{name} {length:,}" for name, length in quantiles.items())
+    yield "cache", facts["cache"] or "none, since a source cannot tell beforehand what it would load"
+
+
+def _print_rows(run: Run, name: str, rows: PreparedRows, count: int) -> None:
+    from arctic_training.row_view import documents_of
+
+    names = run.config.data.source_names("train" if name == "train" else "eval", name)
+    for number in range(min(count, len(rows))):
+        documents = list(documents_of(rows[number], run.trainer.tokenizer))
+        for place, document in enumerate(documents):
+            of = f", document {place + 1} of {len(documents)}" if len(documents) > 1 else ""
+            source = f", {names[document.source]}" if len(names) > 1 else ""
+            say()
+            say(
+                f"--- {name} row {number}{of}{source}: {document.tokens} tokens, {document.trained_tokens} trained",
+                bold=True,
+            )
+            click.echo(_marked(document))
+
+
+def _marked(document: Document) -> str:
+    """The text with what is trained in colour, or in double brackets where there are no colours."""
+    context = click.get_current_context(silent=True)
+    if wants_color(sys.stdout, context.color if context else None):
+        return "".join(click.style(text, fg="green") if trained else text for text, trained in document.stretches)
+    return "".join(f"[[{text}]]" if trained else text for text, trained in document.stretches)
