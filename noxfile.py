@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent
 DISTRIBUTIONS = ("core", "arctic_cli", "plugins/huggingface", "plugins/deepspeed", "plugins/sft")
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
 EVERY_TEST = "not gpu and not peers"
+PEERS = {"trl": ("-c", "constraints.txt", "trl==1.16.*"), "arctictraining": ("arctic-training==0.8.*",)}
 
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
@@ -130,6 +131,22 @@ def docs(session: nox.Session) -> None:
     """The documentation, with warnings as errors; its references are generated from the code."""
     install_everything(session)
     session.run("python", "docs/build.py", *session.posargs)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """Data preparation against other frameworks, each of which gets an environment of its own."""
+    install_everything(session)
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    torch = next(line for line in constraints if line.startswith("torch=="))  # any other brings gigabytes of CUDA
+    options = []
+    for name, requirements in PEERS.items():
+        folder = Path(session.create_tmp()) / name
+        python = str(folder / ("Scripts" if sys.platform == "win32" else "bin") / "python")
+        session.run("python", "-m", "venv", str(folder))
+        session.run(python, "-m", "pip", "install", "--quiet", torch, *requirements, external=True)
+        options += [f"--{name}-python", python]
+    session.run("python", "tests/benchmarks/data_preparation.py", *options, *session.posargs)
 
 
 def install_everything(session: nox.Session) -> None:
