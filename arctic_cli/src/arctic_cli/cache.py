@@ -99,9 +99,7 @@ def _explain(run: Any, name: str, found: list[Entry]) -> None:
 
 @cache.command()
 @directory_option
-@click.option(
-    "--older-than", metavar="AGE", default="30d", show_default=True, help="Last used that long ago: 12h, 30d."
-)
+@click.option("--older-than", metavar="AGE", default="30d", show_default=True, help="Last used so long ago: 12h, 4w.")
 @click.option("--all", "everything", is_flag=True, help="All entries, however old.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would go.")
 def gc(directory: str | None, older_than: str, everything: bool, dry_run: bool) -> None:

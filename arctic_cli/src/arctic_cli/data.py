@@ -1,4 +1,4 @@
-"""``arctic data``: prepares what a recipe trains and evaluates on, and shows it: figures, losses, and rows themselves."""
+"""``arctic data``: prepares what a recipe trains and evaluates on, and shows it in figures, losses and rows."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ def main(words: Sequence[str] | None = None) -> int:
     settings = Settings()
     if words == ["--version"]:
         return guarded(show_version, settings)
-    command, program = run, PROGRAM
+    command: click.Command = run
+    program = PROGRAM
     if words[:1] == [PROCESS_DATA]:
         from arctic_cli.data import data
 
