@@ -214,8 +214,8 @@ def _blank_lines(descriptor: int, starts: np.ndarray, ends: np.ndarray, doubtful
 
     numbers: Any = np.searchsorted(starts, doubtful)
     lengths: Any = ends[numbers] - starts[numbers]
-    blank: Any = np.ones(len(numbers), bool)  # a line of one byte is blank as that byte is
-    for place in (lengths > 1).nonzero()[0].tolist():
+    blank: Any = np.ones(len(numbers), bool)
+    for place in lengths.nonzero()[0].tolist():
         line = os.pread(descriptor, lengths.item(place), starts.item(numbers.item(place)))
         blank[place] = not line.strip(BLANKS)
     return numbers[blank]

@@ -12,7 +12,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ DRIVERS = {
 }  # fmt: skip
 """The distributions that bring the driver of an address."""
 READ_BYTES = 8 * 2**20
+REACH_REMEDY = (
+    "correct the address, or the credentials that its driver looks for; "
+    "arguments of the driver may stand in kwargs: {storage_options: {...}}"
+)
 _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.\-]*)(://|::)")
 _STRONG = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "Content-MD5", "crc32c", "CRC")
 """What file systems call a checksum of a file's content."""
@@ -70,13 +74,17 @@ class DataFile:
         """Whether it can be read as it lies."""
         return self.system is None and self.compression is None
 
+    def reached(self) -> AbstractContextManager[None]:
+        """Explains what is raised when it cannot be read."""
+        return reached(self.name, REACH_REMEDY if self.system else "write the file anew: it is damaged")
+
     def open(self) -> Any:
         """Its content, decompressed, as a binary file that can seek.
 
         Raises:
             DataError: it cannot be reached, or nothing here decompresses it.
         """
-        with reached(self.name):
+        with self.reached():
             opener: Callable[..., Any] = self.system.open if self.system else open
             file = opener(self.path, "rb")
             return _decompressor(self)(file) if self.compression else file
@@ -121,7 +129,7 @@ class DataFile:
             incomplete.unlink(missing_ok=True)
 
     def _blocks(self) -> Iterator[bytes]:
-        with self.open() as source, reached(self.name):
+        with self.open() as source, self.reached():
             while block := source.read(READ_BYTES):
                 yield block
 
@@ -194,22 +202,23 @@ def content_hash(files: Sequence[DataFile]) -> str | None:
 
 
 @contextmanager
-def reached(address: str) -> Iterator[None]:
-    """Turn what drivers raise, each its own kind of errors, into one that says what to do."""
+def reached(name: str, remedy: str = REACH_REMEDY) -> Iterator[None]:
+    """Turn what drivers raise, each its own kind of errors, into one that says what to do.
+
+    Args:
+        name: the address or path that is read.
+        remedy: what to do where it is there and cannot be read.
+    """
     try:
         yield
     except ArcticError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"there is no file {address}", remedy="correct the address") from error
+        raise DataError(f"there is no file {name}", remedy="correct the path") from error
     except Exception as error:
         lines = str(error).strip().splitlines()
-        raise DataError(
-            f"it cannot be read: {type(error).__name__}{': ' + lines[0] if lines else ''}",
-            where=address,
-            remedy="correct the address, or the credentials that its driver looks for; "
-            "arguments of the driver may stand in kwargs: {storage_options: {...}}",
-        ) from error
+        what = f"{type(error).__name__}{': ' + lines[0] if lines else ''}"
+        raise DataError(f"it cannot be read: {what}", where=name, remedy=remedy) from error
 
 
 def _local_file(path: str) -> DataFile:

@@ -86,19 +86,13 @@ class TableRows(NumberedRows):
         start, rows = self._ahead
         if not start <= number < start + len(rows):
             follows = bool(rows) and number == start + len(rows)
-            rows = self._rows(number, TABLE_ROWS_AHEAD if follows else 1)
+            rows = rows_of_table(self.table, number, TABLE_ROWS_AHEAD if follows else 1)
             self._ahead = number, rows
             start = number
         return check_object(rows[number - start])
 
     def place(self, number: int) -> str:
         return f"{self.source}, row {number}"
-
-    def _rows(self, start: int, count: int) -> list[Any]:
-        if count == 1 or not hasattr(self.table, "column_names"):
-            return [self.table[start]]
-        columns = self.table[start : start + count]
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 class ReadRows(Sequence[dict[str, Any]]):
@@ -160,6 +154,14 @@ class RowsOfFiles:
         """The number of the row's file, and the row's number in it."""
         file = bisect_right(self.firsts, number) - 1
         return file, number - self.firsts[file]
+
+
+def rows_of_table(table: Any, start: int, count: int) -> list[Any]:
+    """Rows of a ``datasets.Dataset``, taken together, from ``start`` on; one row of any other sequence."""
+    if count == 1 or not hasattr(table, "column_names"):
+        return [table[start]]
+    columns = table[start : start + count]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def chosen(numbers: Numbers, indices: Iterable[int]) -> Numbers:

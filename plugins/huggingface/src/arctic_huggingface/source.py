@@ -8,23 +8,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from arctic_huggingface.chats import ChatFormat, ChatReader
-from arctic_huggingface.files import FORMATS, quiet_datasets, read_files
-from arctic_huggingface.hub import found, local_path, search_folders
+from arctic_huggingface.files import FORMATS, format_of_all, read_files
+from arctic_huggingface.hub import local_path, search_folders
+from arctic_huggingface.library import is_saved, load_named, load_saved, reading, refused
 from arctic_huggingface.messages import MessageReader
 from arctic_huggingface.places import DataFile, content_hash, find_files, find_remote_files, is_address
 from arctic_huggingface.preferences import PreferenceReader
 from arctic_huggingface.rows import NumberedRows, Reader, ReadRows, TableRows
-from arctic_huggingface.splits import FILE_SPLITS, map_split, no_such_split, split_names, take
+from arctic_huggingface.splits import FILE_SPLITS, first_rows, map_split, split_names, take
+from arctic_huggingface.streams import LibraryStream, LineStream, ParquetStream, ReadStream, SlicedStream
 from arctic_training.config import key, keys_of
 from arctic_training.data import DataSource, Rows, SourceConfig
 from arctic_training.errors import BadRow, DataError
+from arctic_training.stream import LoadedStream, RowStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 KNOWN_SPLITS: dict[str, dict[str, str]] = {
     "HuggingFaceH4/ultrachat_200k": {"train": "train_sft", "eval": "test_sft"},
@@ -84,6 +88,22 @@ class HFDataSource(DataSource):
             rows = TableRows(rows, f"{config.name_or_path}:{split}" if part else config.name_or_path)
         return _probed(ReadRows(rows, reader))
 
+    def stream(self, config: HFSourceConfig, split: str) -> RowStream:  # type: ignore[override]
+        """The rows of a split, of JSON lines, Parquet and hub names without a copy of them; others are loaded.
+
+        Raises:
+            DataError: as of ``load``; or what is not on this machine is asked for rows that its end is needed to tell.
+        """
+        loads_otherwise = type(self).load is not HFDataSource.load
+        stream = None if loads_otherwise else self._stream(config, self._split(config, split))
+        if stream is None:
+            return LoadedStream(self.load(config, split))
+        reader = self.reader(columnar=not isinstance(stream, LineStream)) if config.process else None
+        _, start, stop = first_rows(self._split(config, split)) or ("", 0, None)
+        if (start, stop) != (0, None):
+            stream = SlicedStream(stream, start, stop)
+        return stream if reader is None else _probed_stream(ReadStream(stream, reader))
+
     def reader(self, *, columnar: bool) -> Reader | None:
         """What rows are made into, by one function for each; None to leave them as they are.
 
@@ -91,15 +111,6 @@ class HFDataSource(DataSource):
             columnar: whether the rows are those of a table, where each has all fields.
         """
         return None
-
-    def _rows(self, config: HFSourceConfig, split: str) -> Rows:
-        files = self._files(config)
-        if files:
-            return self._from_files(files, config, split)
-        folder = self._folder(config)
-        if folder is not None and ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists()):
-            return self._from_saved(folder, config, split)
-        return self._from_library(str(folder or config.name_or_path), config, split)
 
     def fingerprint(self) -> str | None:
         """sha256 over the content of files, or a hub name's commit, and what the recipe asks of them."""
@@ -121,8 +132,45 @@ class HFDataSource(DataSource):
         text = json.dumps([self.name, content, options], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def _rows(self, config: HFSourceConfig, split: str) -> Rows:
+        files = self._files(config)
+        split = self._split(config, split)
+        if files:
+            _check_file_split(split, config.name_or_path)
+            rows = read_files(files, self._kwargs(config), self.run.say)
+            return take(dict.fromkeys(split_names(split), rows), split, config.name_or_path)
+        folder = self._folder(config)
+        if folder is not None and is_saved(folder):
+            return load_saved(folder, split, config.name_or_path, config.kwargs)
+        return load_named(str(folder or config.name_or_path), split, config.name_or_path, self._kwargs(config))
+
+    def _stream(self, config: HFSourceConfig, split: str) -> RowStream | None:
+        """A stream of a split from its beginning, whatever its slice; None where rows have to be loaded."""
+        files = self._files(config)
+        folder = None if files else self._folder(config)
+        is_here = bool(folder) or (bool(files) and files[0].system is None)
+        if is_saved(folder):
+            return None
+        part = first_rows(split)
+        if part is None:
+            if is_here:
+                return None
+            raise DataError(
+                f"{split!r} cannot be told before all rows are read",
+                where=config.name_or_path,
+                remedy="count rows from the beginning of one split, as in train[:10000], or do not stream this source",
+            )
+        source, kwargs = config.name_or_path, self._kwargs(config)
+        if not files:
+            load = partial(load_named, str(folder or source), part[0], source, kwargs, streaming=True)
+            return LibraryStream(load, source, partial(reading, source))
+        _check_file_split(split, source)
+        streams = {"jsonl": LineStream, "parquet": ParquetStream}
+        stream = streams.get(format_of_all(files, kwargs))
+        return stream(files) if stream else None
+
     def _files(self, config: HFSourceConfig) -> list[DataFile]:
-        name = config.name_or_path.removeprefix("file://")
+        name = _path_or_address(config)
         if is_address(name):
             return find_remote_files(name, config.kwargs.get("storage_options") or {})
         files = find_files(name, search_folders(self.run))
@@ -137,7 +185,7 @@ class HFDataSource(DataSource):
         return files
 
     def _folder(self, config: HFSourceConfig) -> Path | None:
-        path = local_path(config.name_or_path, self.run, _refused)
+        path = local_path(config.name_or_path, self.run, refused)
         return path if path is not None and path.is_dir() else None
 
     def _split(self, config: HFSourceConfig, split: str) -> str:
@@ -145,55 +193,11 @@ class HFDataSource(DataSource):
         return map_split(split or "train", {**known, **config.split_mapping})
 
     def _kwargs(self, config: HFSourceConfig) -> dict[str, Any]:
-        return {**KNOWN_KWARGS.get(config.name_or_path, {}), **config.kwargs}
-
-    def _from_files(self, files: list[DataFile], config: HFSourceConfig, split: str) -> Rows:
-        kwargs = dict(config.kwargs)
-        if is_address(config.name_or_path):
+        """Arguments for reading the rows, once the files are found."""
+        kwargs = {**KNOWN_KWARGS.get(config.name_or_path, {}), **config.kwargs}
+        if is_address(_path_or_address(config)):
             kwargs.pop("storage_options", None)
-        rows = read_files(files, kwargs, self.run.say)
-        split = self._split(config, split)
-        for name in split_names(split):
-            if name not in FILE_SPLITS:
-                raise DataError(
-                    f"a file has one split, and {name!r} is none of the names that it may go by",
-                    where=config.name_or_path,
-                    remedy=f"use one of {', '.join(FILE_SPLITS)}",
-                )
-        return take(dict.fromkeys(split_names(split), rows), split, config.name_or_path)
-
-    def _from_saved(self, folder: Path, config: HFSourceConfig, split: str) -> Rows:
-        import datasets
-
-        if config.kwargs:
-            raise DataError(
-                "a folder that save_to_disk wrote takes no kwargs", where=str(folder), remedy="remove kwargs"
-            )
-        with found(f"data {config.name_or_path!r}", _refused):
-            saved = datasets.load_from_disk(str(folder))
-        split = self._split(config, split)
-        if isinstance(saved, datasets.Dataset):
-            saved = dict.fromkeys((*FILE_SPLITS, str(saved.split)), saved)
-        return take(saved, split, config.name_or_path)
-
-    def _from_library(self, name: str, config: HFSourceConfig, split: str) -> Rows:
-        import datasets
-
-        split = self._split(config, split)
-        kwargs = self._kwargs(config)
-        if "split" in kwargs:
-            raise DataError(
-                "the split stands in kwargs", where=config.name_or_path, remedy="use the source's own `split`"
-            )
-        with found(f"data {config.name_or_path!r}", _refused), quiet_datasets():
-            try:
-                return datasets.load_dataset(name, split=split, **kwargs)
-            except ValueError as error:
-                known = re.search(r"Unknown split \"(?P<name>[^\"]*)\".*\[(?P<known>.*)\]", str(error))
-                if known is None:
-                    raise
-                names = re.findall(r"'([^']*)'", known["known"])
-                raise no_such_split(known["name"], names, config.name_or_path) from error
+        return kwargs
 
 
 class HFMessagesSourceConfig(HFSourceConfig):
@@ -255,21 +259,41 @@ class HFInstructDataSource(HFMessagesDataSource):
 
 def _probed(rows: ReadRows) -> ReadRows:
     """The rows, if one of the first can be used."""
+    _check_first(row for row, _ in LoadedStream(rows).read(PROBED_ROWS))
+    return rows
+
+
+def _probed_stream(stream: RowStream) -> RowStream:
+    """The stream, again at its beginning, if one of its first rows can be used."""
+    beginning = stream.position()
+    _check_first(row for row, _ in stream.read(PROBED_ROWS))
+    stream.seek(beginning)
+    return stream
+
+
+def _check_first(rows: Iterable[Any]) -> None:
     faults = []
-    for number in range(min(len(rows), PROBED_ROWS)):
-        try:
-            rows[number]
-        except BadRow as error:
-            faults.append(error)
-        else:
-            return rows
+    for row in rows:
+        if not isinstance(row, BadRow):
+            return
+        faults.append(row)
     if not faults:
-        return rows
+        return
     categories = [fault.category for fault in faults]
     told = faults[categories.index(max(categories, key=categories.count))]
     also = f"; none of the first {len(faults)} rows can be used" if len(faults) > 1 else ""
     raise DataError(told.message + also, where=told.where, remedy=told.remedy) from told
 
 
-def _refused(message: str, remedy: str) -> DataError:
-    return DataError(message, remedy=remedy)
+def _check_file_split(split: str, source: str) -> None:
+    for name in split_names(split):
+        if name not in FILE_SPLITS:
+            raise DataError(
+                f"a file has one split, and {name!r} is none of the names that it may go by",
+                where=source,
+                remedy=f"use one of {', '.join(FILE_SPLITS)}",
+            )
+
+
+def _path_or_address(config: HFSourceConfig) -> str:
+    return config.name_or_path.removeprefix("file://")

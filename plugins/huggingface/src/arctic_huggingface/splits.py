@@ -73,6 +73,20 @@ def take(splits: Mapping[str, Any], split: str, where: str) -> Any:
     return concatenate([rows if len(numbers) == len(rows) else select(rows, numbers) for rows, numbers in parts])
 
 
+def first_rows(split: str) -> tuple[str, int, int | None] | None:
+    """Name, first row and row after the last of a split whose rows can be counted from its beginning; None of others.
+
+    Those are splits of several parts, and slices in percents or from the end.
+    """
+    match = _PART.fullmatch(split)
+    if match is None:
+        return None
+    start, _, stop = (match["slice"] or "[:]").strip("[]").replace("_", "").partition(":")
+    if not all(not bound or bound.strip().isdecimal() for bound in (start, stop)):
+        return None
+    return match["name"].strip(), int(start or 0), int(stop) if stop else None
+
+
 def no_such_split(name: str, known: Sequence[str], where: str) -> DataError:
     """The error for a split that a source does not have."""
     hint = nearest(name, known)
