@@ -6,6 +6,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import click
+
 from arctic_cli.errors import guarded
 from arctic_cli.main import show_version
 from arctic_cli.options import Settings, add_common_options

@@ -18,7 +18,7 @@ class Stretch(NamedTuple):
 
 
 class Document(NamedTuple):
-    """One document of a row: its stretches, how many tokens it has and how many are trained, the number of its source."""
+    """One document of a row: its stretches, its tokens and how many are trained, the number of its source."""
 
     stretches: list[Stretch]
     tokens: int
