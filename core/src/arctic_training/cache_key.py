@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_training.config import Config, keys_of
 from arctic_training.prepared import FORMAT
+from arctic_training.source_code import file_hash, source_hash
 
 if TYPE_CHECKING:
     from arctic_training.data import DataConfig, DataFactory, SourceConfig
@@ -39,7 +39,7 @@ def key_parts(run: Run, split: str, sources: Sequence[SourceConfig]) -> dict[str
         "sources": loaded,
         "options": _data_options(run.config.data, factory, split),
         "max_length": factory.config.max_length or run.model_max_length,
-        "tokenizer": dict(run.component("tokenizer").fingerprint_parts(run.trainer.tokenizer)),
+        "tokenizer": _fingerprint_parts(run.component("tokenizer"), run.trainer.tokenizer),
         "factory": {"name": type(factory).__qualname__, "code": code, "plugin": _provider(run, factory.config)},
         "hooks": _hook_code(run),
     }
@@ -62,41 +62,39 @@ def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any
         yield path, one, other
 
 
-def options_of(config: Config, besides: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+def options_of(config: Config, besides: Set[str] = frozenset()) -> dict[str, Any]:
     """The keys of a section that prepared rows can depend on, with their values."""
     without_effect = besides | set(getattr(config, "without_effect", ()))
     return {
-        info.name: getattr(config, info.name)
+        info.name: _value(getattr(config, info.name))
         for info in keys_of(type(config))
         if info.affects_rows and info.name not in without_effect
     }
 
 
-def source_hash(cls: type) -> str | None:
-    """A hash of the code behind a class, so that a changed line prepares the data anew; None where the code stands in
-    no file, as in a notebook.
-
-    Of each class in its line of bases, all modules of its package count: it may call any of them.
-    """
-    files: set[Path] = set()
-    for base in cls.__mro__[:-1]:
-        if base.__module__ == "abc":
-            continue
-        modules = [sys.modules.get(name) for name in (base.__module__.partition(".")[0], base.__module__)]
-        file = next((file for module in modules if (file := getattr(module, "__file__", None))), None)
-        if file is None:
-            return None
-        path = Path(file)
-        files.update(path.parent.rglob("*.py") if path.name == "__init__.py" else [path])
-    return _hash_of_files(files, cls.__qualname__)
+def _value(value: Any) -> Any:
+    """A value, of sections within it the keys that count."""
+    if isinstance(value, Config):
+        return options_of(value)
+    return [_value(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _source_parts(run: Run, source: SourceConfig) -> dict[str, Any] | None:
     component = run.make(source)
-    content, code = component.fingerprint(), source_hash(type(component))
-    if content is None or code is None:
+    parts, code = _fingerprint_parts(component), source_hash(type(component))
+    if parts is None or code is None:
         return None
-    return {"content": content, "code": code, "options": options_of(source), "plugin": _provider(run, source)}
+    options = options_of(source, parts.keys())  # a part named like a key says what that comes to
+    return {**parts, "code": code, "options": options, "plugin": _provider(run, source)}
+
+
+def _fingerprint_parts(component: Any, *arguments: Any) -> dict[str, Any] | None:
+    """What a component says of itself; where a class has a ``fingerprint`` of its own and no parts, that alone."""
+    names = {"fingerprint", "fingerprint_parts"}
+    owners = [cls for cls in type(component).__mro__ if names & vars(cls).keys()]
+    asked: Any = type(component) if "fingerprint_parts" in vars(owners[0]) else owners[-1]
+    parts = asked.fingerprint_parts(component, *arguments)
+    return None if parts is None else dict(parts)
 
 
 def _data_options(config: DataConfig, factory: DataFactory, split: str) -> dict[str, Any]:
@@ -120,25 +118,10 @@ def _provider(run: Run, section: Any) -> str:
 
 
 def _hook_code(run: Run) -> list[list[str]]:
-    """The hook implementations that rows go through, and a hash of the package or file that each stands in."""
+    """The hook implementations that rows go through, and a hash of the code of each."""
     found = []
     for hook in ("arctic_load_data", "arctic_prepare_data"):
         for plugin, kind, where in run.plugins.implementations(hook):
             path = Path(where.rpartition(":")[0])
-            found.append([hook, plugin, kind, _hash_of_files(_package_files(path), "") if path.is_file() else ""])
+            found.append([hook, plugin, kind, file_hash(path) if path.is_file() else ""])
     return found
-
-
-def _package_files(path: Path) -> list[Path]:
-    """The Python files of the package that a file belongs to, or the file alone."""
-    package = None
-    while (path.parent / "__init__.py").is_file():
-        path = package = path.parent
-    return [path] if package is None else list(package.rglob("*.py"))
-
-
-def _hash_of_files(files: Iterable[Path], name: str) -> str:
-    total = hashlib.sha256(name.encode())
-    for path in sorted(files):
-        total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()

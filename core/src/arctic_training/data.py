@@ -249,6 +249,12 @@ class DataSource(Component):
         """Text that changes whenever ``load`` would give other rows; None when that cannot be known without loading."""
         return None
 
+    def fingerprint_parts(self) -> Mapping[str, str] | None:
+        """The same in parts by name, so that one can see what differs; a part may take the place of the key of its
+        name. Whoever overrides ``fingerprint`` alone is asked for that alone."""
+        content = self.fingerprint()
+        return None if content is None else {"content": content}
+
 
 class DataFactory(Component):
     """Turns loaded rows into rows that a model trains on, and those into micro-batches."""

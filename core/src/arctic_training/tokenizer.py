@@ -30,5 +30,6 @@ class TokenizerFactory(Component):
         return repr(tokenizer)
 
     def fingerprint_parts(self, tokenizer: Any) -> dict[str, str]:
-        """The same in parts by name, so that one can see what differs."""
+        """The same in parts by name, so that one can see what differs. Whoever overrides ``fingerprint`` alone is asked
+        for that alone."""
         return {"fingerprint": self.fingerprint(tokenizer)}

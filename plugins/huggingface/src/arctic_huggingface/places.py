@@ -201,6 +201,16 @@ def content_hash(files: Sequence[DataFile]) -> str | None:
     return total.hexdigest()
 
 
+def folder_hash(folder: Path) -> str:
+    """sha256 over the names and the content of the files of a folder, without what the hub's client keeps there."""
+    total = hashlib.sha256()
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    for name, path in sorted(paths.items()):
+        if ".cache" not in name.split("/"):
+            total.update(f"{name} {_hash(path)}\n".encode())
+    return total.hexdigest()
+
+
 @contextmanager
 def reached(name: str, remedy: str = REACH_REMEDY) -> Iterator[None]:
     """Turn what drivers raise, each its own kind of errors, into one that says what to do.

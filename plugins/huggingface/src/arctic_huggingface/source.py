@@ -17,11 +17,19 @@ from arctic_huggingface.files import FORMATS, format_of_all, read_files
 from arctic_huggingface.hub import local_path, search_folders
 from arctic_huggingface.library import is_saved, load_named, load_saved, reading, refused
 from arctic_huggingface.messages import MessageReader
-from arctic_huggingface.places import DataFile, content_hash, find_files, find_remote_files, is_address
+from arctic_huggingface.places import (
+    DataFile,
+    content_hash,
+    find_files,
+    find_remote_files,
+    folder_hash,
+    is_address,
+)
 from arctic_huggingface.preferences import PreferenceReader
 from arctic_huggingface.rows import NumberedRows, Reader, ReadRows, TableRows
 from arctic_huggingface.splits import FILE_SPLITS, first_rows, map_split, split_names, take
 from arctic_huggingface.streams import LibraryStream, LineStream, ParquetStream, ReadStream, SlicedStream
+from arctic_training.cache_key import options_of
 from arctic_training.config import key, keys_of
 from arctic_training.data import DataSource, Rows, SourceConfig
 from arctic_training.errors import BadRow, DataError
@@ -44,8 +52,8 @@ KNOWN_CHAT_SPLITS: dict[str, dict[str, str]] = {
 }
 """The same where the rows for chats stand apart from those for preferences."""
 
-NOT_IN_THE_FINGERPRINT = ("type", "name_or_path", "sample_ratio", "sample_count", "sample_seed")
-"""Keys of a source that say nothing about the rows, or only how many of them are drawn."""
+CREDENTIALS = ("token", "use_auth_token", "storage_options")
+"""Arguments that open a door and decide nothing behind it."""
 PROBED_ROWS = 20
 """Rows of which one has to be usable, so that a source of another format is told before anything is tokenised."""
 
@@ -55,8 +63,9 @@ KNOWN_KWARGS: dict[str, dict[str, Any]] = {"openai/gsm8k": {"name": "main"}, "Hu
 
 class HFSourceConfig(SourceConfig):
     name_or_path: str = key(
+        affects_rows=False,  # what stands under that name does
         doc="Name on the hub, folder that save_to_disk wrote, or JSONL, JSON, Parquet or CSV files: a path, an address "
-        "such as s3://bucket/rows.jsonl, or a glob of either."
+        "such as s3://bucket/rows.jsonl, or a glob of either.",
     )
     kwargs: dict[str, Any] = key(
         factory=dict,
@@ -114,23 +123,34 @@ class HFDataSource(DataSource):
 
     def fingerprint(self) -> str | None:
         """sha256 over the content of files, or a hub name's commit, and what the recipe asks of them."""
-        files = self._files(self.config)
-        folder = None if files else self._folder(self.config)
-        if folder is not None:
-            paths = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
-            files = [DataFile(str(path), str(path)) for path in paths]
-        content: str | None
-        if files:
-            content = content_hash(files)
-        else:
-            revision = str(self._kwargs(self.config).get("revision") or "")
-            content = f"{self.config.name_or_path}@{revision}" if re.fullmatch(r"[0-9a-f]{40}", revision) else None
+        parts = self.fingerprint_parts()
+        if parts is None:
+            return None
+        shared = {info.name for info in keys_of(SourceConfig)} - {"process"}
+        text = json.dumps([self.name, parts, options_of(self.config, shared)], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def fingerprint_parts(self) -> dict[str, str] | None:
+        """Content, and the split and the arguments with which it is read; the name it has there is not among them."""
+        content = self._content()
         if content is None:
             return None
-        names = [info.name for info in keys_of(type(self.config)) if info.name not in NOT_IN_THE_FINGERPRINT]
-        options = {name: getattr(self.config, name) for name in names}
-        text = json.dumps([self.name, content, options], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        kwargs = {name: value for name, value in self._kwargs(self.config).items() if name not in CREDENTIALS}
+        return {
+            "content": content,
+            "split": self._split(self.config, self.config.split),
+            "kwargs": json.dumps(kwargs, sort_keys=True, default=str),
+        }
+
+    def _content(self) -> str | None:
+        files = self._files(self.config)
+        if files:
+            return content_hash(files)
+        folder = self._folder(self.config)
+        if folder is not None:
+            return folder_hash(folder)
+        revision = str(self._kwargs(self.config).get("revision") or "")
+        return f"{self.config.name_or_path}@{revision}" if re.fullmatch(r"[0-9a-f]{40}", revision) else None
 
     def _rows(self, config: HFSourceConfig, split: str) -> Rows:
         files = self._files(config)

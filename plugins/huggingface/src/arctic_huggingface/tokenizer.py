@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from arctic_huggingface.hub import found, local_path, refusal, search_folders
 from arctic_training.config import key
+from arctic_training.source_code import source_hash
 from arctic_training.tokenizer import TokenizerConfig, TokenizerFactory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+LIBRARIES = ("tokenizers", "transformers", "jinja2")
+"""What ids and chats are written by; another version may write others."""
+CREDENTIALS = ("token", "use_auth_token")
+"""Arguments that open a door and decide nothing behind it."""
 
 
 class HFTokenizerConfig(TokenizerConfig):
@@ -62,15 +70,23 @@ class HFTokenizerFactory(TokenizerFactory):
 
     def fingerprint(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """sha256 over everything that decides which ids a text or a chat becomes."""
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        content = {
+        return _sha256(self.fingerprint_parts(tokenizer))
+
+    def fingerprint_parts(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+        """The same by name: a hash of what is long, the text of what is short."""
+        arguments = {name: value for name, value in self.config.tokenize_kwargs.items() if name not in CREDENTIALS}
+        options = {name: getattr(tokenizer, name, None) for name in ("split_special_tokens", "add_prefix_space")}
+        parts = {
             "class": type(tokenizer).__name__,
-            "backend": backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
-            "chat_template": tokenizer.chat_template,
-            "special_tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-            "arguments": self.config.tokenize_kwargs,
+            "vocabulary": _sha256(_vocabulary(tokenizer)),
+            "chat_template": _sha256(tokenizer.chat_template),
+            "special_tokens": _text({**_names(tokenizer.special_tokens_map), "all": tokenizer.all_special_tokens}),
+            "arguments": _text({**options, **arguments}),
+            **{library: _version(library) for library in LIBRARIES},
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        if not type(tokenizer).__module__.startswith("transformers."):  # code that came with the tokenizer
+            parts["code"] = source_hash(type(tokenizer)) or ""
+        return parts
 
     def _choose_pad_token(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         if tokenizer.eos_token is None:
@@ -92,3 +108,35 @@ class HFTokenizerFactory(TokenizerFactory):
             f"there is no file {given!r}, and it is no template either",
             "give Jinja text, or the path of a .jinja file beside the recipe",
         )
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """All that turns text into ids. Truncation and padding are left out: each call sets them anew."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    file = getattr(tokenizer, "vocab_file", None)
+    content = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else None
+    return [content, sorted(tokenizer.get_vocab().items())]
+
+
+def _names(special_tokens: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: [str(token) for token in tokens] if isinstance(tokens, (list, tuple)) else str(tokens)
+        for name, tokens in special_tokens.items()
+    }
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(_text(value).encode()).hexdigest()
