@@ -65,7 +65,9 @@ class TurnFinder:
         self.specials = specials
         self.usual = "\0"  # the special token that ended the turn before: there may be hundreds of them
         self.marked = ChatTemplate(tokenizer, _marked(source)) if _BLOCK_START.search(source) else None
-        self.tail, self.header = ("", "") if self.marked else self._probed()
+        self.tail = self.header = ""
+        self.prompt_in_block = False
+        self._probe()
 
     def text(self, chat: Chat) -> str:
         """The text of a chat.
@@ -108,12 +110,7 @@ class TurnFinder:
                 if not text.startswith(through[:stop]):
                     raise _rewritten(number)
             if start is None or stop < start:
-                raise UnusableChat(
-                    f"the chat template's generation prompt is not how it begins message {number}, "
-                    "so where the assistant's text starts cannot be established",
-                    NO_MASK,
-                    ANOTHER_TEMPLATE,
-                )
+                raise _no_prompt(number)
             _, said = find_said(number, chat.messages[number], text, start, stop)
             turns.append(Turn(number, start, stop, said, self._end_token(text, said, stop)))
         return turns
@@ -163,11 +160,12 @@ class TurnFinder:
         Args:
             after: what follows the block where the chat ends with it.
         """
-        begin, said = find_said(number, chat.messages[number], text, start, stop)
-        if begin != start:  # the block may hold the header of the turn
+        if self.prompt_in_block:
             prompt_end = self._prompt_end(chat, text, number)
-            if prompt_end is not None and start < prompt_end <= begin:
-                start = prompt_end
+            if prompt_end is None or prompt_end > stop:
+                raise _no_prompt(number)
+            start = max(start, prompt_end)
+        _, said = find_said(number, chat.messages[number], text, start, stop)
         end_token = self._end_token(text, said, stop)
         if end_token < 0:  # a block may end before it
             end = next((special for special in self.specials if after.startswith(special)), "")
@@ -194,21 +192,24 @@ class TurnFinder:
             )
         return "".join(parts), blocks
 
-    def _probed(self) -> tuple[str, str]:
-        """What the template writes at the end of a chat alone, and what it writes before an answer without being asked
-        to prompt for it; both are mostly nothing."""
+    def _probe(self) -> None:
+        """Find out what the template writes at the end of a chat alone, and how it begins an answer."""
         try:
             asked, answered, going_on = (self.template.text(_PROBE[:count], plain=True) for count in (1, 2, 3))
             prompt = self.template.text(_PROBE[:1], plain=True, prompt=True)
+            if self.marked:
+                _, [(start, _)] = self._blocks(Chat(_PROBE[:2], None, [1]))
+                self.prompt_in_block = start < len(prompt)
+                return
         except UnusableChat:
-            return "", ""
+            return
         answer = _PROBE[1]["content"]
-        tail = ""
         if not going_on.startswith(answered):
-            tail = self._tail_between(answered, going_on, answer)
+            self.tail = self._tail_between(answered, going_on, answer)
         begin = answered.find(answer, len(prompt))
-        header = answered[len(prompt) : begin] if prompt == asked and answered.startswith(prompt) and begin >= 0 else ""
-        return tail, header if header.strip() and not header.strip().startswith(OPEN) else ""
+        if prompt == asked and answered.startswith(prompt) and begin >= 0:
+            lead = answered[len(prompt) : begin]
+            self.header = "" if lead.strip().startswith(OPEN) else lead.strip()
 
     def _tail_between(self, answered: str, going_on: str, answer: str) -> str:
         stripped = answered.rstrip()
@@ -218,6 +219,15 @@ class TurnFinder:
             if body != stripped and going_on.startswith(body) and end_of_turn.endswith(self.specials):
                 return answered[len(body) :]
         return ""
+
+
+def _no_prompt(number: int) -> UnusableChat:
+    return UnusableChat(
+        f"the chat template's generation prompt is not how it begins message {number}, "
+        "so where the assistant's text starts cannot be established",
+        NO_MASK,
+        ANOTHER_TEMPLATE,
+    )
 
 
 def _rewritten(number: int) -> UnusableChat:
