@@ -188,7 +188,10 @@ FAMILIES = {
         as_it_is("<|im_end|>"),
     ),
     "chatml blocks with the line break": Family(
-        chatml_blocks("<|im_start|>assistant\n{%- generation -%}{{ '\n' + m.content + '<|im_end|>\n' }}{%- endgeneration -%}"),
+        chatml_blocks(
+            "<|im_start|>assistant\n"
+            "{%- generation -%}{{ '\n' + m.content + '<|im_end|>\n' }}{%- endgeneration -%}"
+        ),
         as_it_is("<|im_end|>"),
     ),
     "chatml blocks with the header": Family(
@@ -217,7 +220,8 @@ FAMILIES = {
     ),
     "brackets, as Mistral": Family(
         "{{ bos_token }}{% set first = namespace(text='') %}{% for m in messages %}{% if m.role == 'system' %}"
-        "{% set first.text = m.content + '\n\n' %}{% elif m.role == 'user' %}[INST] {{ first.text + m.content }} [/INST]"
+        "{% set first.text = m.content + '\n\n' %}"
+        "{% elif m.role == 'user' %}[INST] {{ first.text + m.content }} [/INST]"
         "{% set first.text = '' %}{% elif m.role == 'tool' %}[RESULTS] {{ m.content | tojson }}[/RESULTS]"
         "{% elif m.tool_calls %}[CALLS] {{ m.tool_calls | map(attribute='function') | list | tojson }}</s>"
         "{% elif m.role == 'assistant' %} {{ m.content }}</s>{% else %}{{ raise_exception('no such role') }}{% endif %}"

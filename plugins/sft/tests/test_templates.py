@@ -1,4 +1,4 @@
-"""The table: each template times chats that break others. What is trained is right, or the row is refused with a reason.
+"""The table: each template times chats that break others. What is trained is right, or the row is refused.
 
 What is right is said by ``templates.Family``, which knows nothing of how masks are made.
 """
@@ -117,7 +117,8 @@ def test_what_is_trained_is_right_or_the_row_is_refused_with_the_reason(families
 
 WORDS = st.sampled_from(
     ["Hello", " there", "\n", "  ", "🙂", "e\u0301", "assistant", "user", "model", ".", "def f():\n    ", "[/INST]",
-     "\u2028", "<|im_end|>", "</s>", "<|eot|>", "<|end|>", "<end_of_turn>", "<|im_start|>assistant\n", "### assistant:\n", "A: "]
+     "\u2028", "<|im_end|>", "</s>", "<|eot|>", "<|end|>", "<end_of_turn>", "<|im_start|>assistant\n",
+     "### assistant:\n", "A: "]
 )  # fmt: skip
 TEXTS = st.one_of(st.lists(WORDS, max_size=6).map("".join), st.text(max_size=12))
 THOUGHTS = st.sampled_from(["", "hm", "Hello\nthere", "<|im_end|>", "a", "analysis"])
@@ -162,9 +163,7 @@ def holds_for_any_chat(family, tokenizer, examples: int) -> None:
     @settled
     @given(rows_with_more())
     def holds_with_more(row):
-        got, reason = outcome(encoder, tokenizer, row)
-        right = family.right(row)
-        assert reason or got == right
+        assert_right(family, encoder, tokenizer, row)
 
     holds()
     holds_with_more()
@@ -177,4 +176,4 @@ def test_what_is_trained_of_any_chat_is_right(families, make_tokenizer, family, 
 
 @pytest.mark.slow
 def test_what_is_trained_of_many_more_chats_is_right(families, make_tokenizer, family):
-    holds_for_any_chat(families[family], make_tokenizer(family), 2000)
+    holds_for_any_chat(families[family], make_tokenizer(family), 500)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from arctic_sft.messages import Chat
-from arctic_sft.refusals import HISTORY_REWRITTEN, NO_MASK, UnusableChat
+from arctic_sft.messages import Chat, Message, reasoning_of
+from arctic_sft.probing import habits_of
+from arctic_sft.refusals import CONTENT_LOST, HISTORY_REWRITTEN, NO_MASK, UnusableChat
 from arctic_sft.rendering import ANOTHER_TEMPLATE, ChatTemplate
 from arctic_sft.said import find_said
-from arctic_sft.think import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,11 +26,6 @@ _BLOCK_START = re.compile(r"\{%([-+]?)\s*generation\s*([-+]?)%\}")
 _BLOCK_END = re.compile(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}")
 # Code points that Unicode keeps out of text, for use within a program.
 _START_MARK, _END_MARK = "\ufdd0", "\ufdd1"
-_PROBE = [
-    {"role": "user", "content": "What grows on the moor?"},
-    {"role": "assistant", "content": "Heather, mostly."},
-    {"role": "user", "content": "And in the lake?"},
-]
 
 
 class Turn(NamedTuple):
@@ -65,16 +60,16 @@ class TurnFinder:
         self.specials = specials
         self.usual = "\0"  # the special token that ended the turn before: there may be hundreds of them
         self.marked = ChatTemplate(tokenizer, _marked(source)) if _BLOCK_START.search(source) else None
-        self.tail = self.header = ""
-        self.prompt_in_block = False
-        self._probe()
+        self.habits = habits_of(self.template, specials, self._first_block if self.marked else None)
 
     def text(self, chat: Chat) -> str:
         """The text of a chat.
 
         Raises:
-            UnusableChat: the template refuses it.
+            UnusableChat: the template refuses it, or leaves something of it out.
         """
+        if not chat.plain:
+            self._check_parts(chat)
         return self.template.text(chat.messages, chat.tools, plain=chat.plain)
 
     def turns(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
@@ -92,9 +87,9 @@ class TurnFinder:
         return find(chat, text, numbers)
 
     def _turns_from_prefixes(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
-        if self.header:
+        if self.habits.header:
             raise UnusableChat(
-                f"the chat template writes {self.header!r} before an answer and not as a generation prompt, "
+                f"the chat template writes {self.habits.header!r} before an answer and not as a generation prompt, "
                 "so where the assistant's text starts cannot be established",
                 NO_MASK,
                 "let the template write it when add_generation_prompt is true",
@@ -121,7 +116,7 @@ class TurnFinder:
         return len(before) if text.startswith(before) else None
 
     def _without_tail(self, text: str) -> int:
-        return len(text) - len(self.tail) if text.endswith(self.tail) else len(text)
+        return len(text) - len(self.habits.tail) if text.endswith(self.habits.tail) else len(text)
 
     def _end_token(self, text: str, said: int, stop: int) -> int:
         """Where the special token starts that nothing but white space follows, -1 where there is none."""
@@ -160,7 +155,7 @@ class TurnFinder:
         Args:
             after: what follows the block where the chat ends with it.
         """
-        if self.prompt_in_block:
+        if self.habits.prompt_in_block:
             prompt_end = self._prompt_end(chat, text, number)
             if prompt_end is None or prompt_end > stop:
                 raise _no_prompt(number)
@@ -172,6 +167,26 @@ class TurnFinder:
             if end and text.startswith(end, stop):
                 end_token, stop = stop, stop + len(end)
         return Turn(number, start, stop, said, end_token)
+
+    def _check_parts(self, chat: Chat) -> None:
+        """Check that the template writes the parts that the chat has besides contents."""
+        said = [chat.messages[number] for number in chat.answers]
+        parts = {
+            "tools": bool(chat.tools) and "tools" not in self.template.source,
+            "reasoning": any(map(reasoning_of, said)) and "reasoning" in self.habits.leaves_out,
+            "tool calls": any(message.get("tool_calls") for message in said) and "tool calls" in self.habits.leaves_out,
+        }
+        for name, lost in parts.items():
+            if lost:
+                raise UnusableChat(
+                    f"the row has {name}, and the chat template does not write any",
+                    CONTENT_LOST,
+                    "give a chat template that writes them (tokenizer.chat_template), or leave them out",
+                )
+
+    def _first_block(self, messages: list[Message]) -> int:
+        answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        return self._blocks(Chat(messages, None, answers))[1][0][0]
 
     def _blocks(self, chat: Chat) -> tuple[str, list[tuple[int, int]]]:
         """The text of a chat and where the blocks of its assistant messages stand in it."""
@@ -191,34 +206,6 @@ class TurnFinder:
                 "put the text of every assistant message into one {% generation %} block of the template",
             )
         return "".join(parts), blocks
-
-    def _probe(self) -> None:
-        """Find out what the template writes at the end of a chat alone, and how it begins an answer."""
-        try:
-            asked, answered, going_on = (self.template.text(_PROBE[:count], plain=True) for count in (1, 2, 3))
-            prompt = self.template.text(_PROBE[:1], plain=True, prompt=True)
-            if self.marked:
-                _, [(start, _)] = self._blocks(Chat(_PROBE[:2], None, [1]))
-                self.prompt_in_block = start < len(prompt)
-                return
-        except UnusableChat:
-            return
-        answer = _PROBE[1]["content"]
-        if not going_on.startswith(answered):
-            self.tail = self._tail_between(answered, going_on, answer)
-        begin = answered.find(answer, len(prompt))
-        if prompt == asked and answered.startswith(prompt) and begin >= 0:
-            lead = answered[len(prompt) : begin]
-            self.header = "" if lead.strip().startswith(OPEN) else lead.strip()
-
-    def _tail_between(self, answered: str, going_on: str, answer: str) -> str:
-        stripped = answered.rstrip()
-        for special in self.specials:
-            body = stripped.removesuffix(special)
-            end_of_turn = body[body.rfind(answer) + len(answer) :].rstrip()
-            if body != stripped and going_on.startswith(body) and end_of_turn.endswith(self.specials):
-                return answered[len(body) :]
-        return ""
 
 
 def _no_prompt(number: int) -> UnusableChat:
