@@ -22,16 +22,16 @@ SPECIAL_TOKENS = [
 ]  # fmt: skip
 
 
-def _module(name: str):
-    """A file beside this one; test modules cannot import each other."""
-    spec = importlib.util.spec_from_file_location(f"arctic_sft_tests_{name}", Path(__file__).parent / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+def _shared(name: str):
+    """A file beside this one, which test modules then import by the name ``sft_<file>``."""
+    spec = importlib.util.spec_from_file_location(f"sft_{name}", Path(__file__).parent / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-templates = _module("templates")
+_shared("chats")
+templates = _shared("templates")
 TEMPLATES = {
     **{name: family.template for name, family in templates.FAMILIES.items()},
     "another opening": templates.chatml().replace("assistant\n{% endif", "assistant\n<think>{% endif"),
@@ -52,18 +52,6 @@ TEMPLATES = {
     ),
     "refusing": "{{ raise_exception('only tools here') }}",
 }
-
-
-def pytest_generate_tests(metafunc):
-    """A test with the argument ``family`` runs for the name of each template of the table."""
-    if "family" in metafunc.fixturenames:
-        metafunc.parametrize("family", templates.FAMILIES)
-
-
-@pytest.fixture(scope="session")
-def families():
-    """The table of templates and what is right for each."""
-    return templates.FAMILIES
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sft_chats import turns
+from sft_templates import FAMILIES
 
 from arctic_sft.chat import ChatEncoder
-
-
-def turns(*contents: str, system: str | None = None) -> list[dict]:
-    opening = [] if system is None else [{"role": "system", "content": system}]
-    return opening + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
 
 
 def thoughtful(content: str, **thought: str) -> dict:
@@ -108,9 +105,10 @@ def assert_right(family, encoder, tokenizer, row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-def test_what_is_trained_is_right_or_the_row_is_refused_with_the_reason(families, make_tokenizer, family, row):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_trained_is_right_or_the_row_is_refused_with_the_reason(make_tokenizer, family, row):
     tokenizer = make_tokenizer(family)
-    assert_right(families[family], ChatEncoder(tokenizer), tokenizer, row)
+    assert_right(FAMILIES[family], ChatEncoder(tokenizer), tokenizer, row)
 
 
 # ---- any chat
@@ -120,7 +118,8 @@ WORDS = st.sampled_from(
      "\u2028", "<|im_end|>", "</s>", "<|eot|>", "<|end|>", "<end_of_turn>", "<|im_start|>assistant\n",
      "### assistant:\n", "A: "]
 )  # fmt: skip
-TEXTS = st.one_of(st.lists(WORDS, max_size=6).map("".join), st.text(max_size=12))
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\ufdd0\ufdd1")  # not in valid text
+TEXTS = st.one_of(st.lists(WORDS, max_size=6).map("".join), st.text(CHARACTERS, max_size=12))
 THOUGHTS = st.sampled_from(["", "hm", "Hello\nthere", "<|im_end|>", "a", "analysis"])
 
 
@@ -170,10 +169,12 @@ def holds_for_any_chat(family, tokenizer, examples: int) -> None:
 
 
 @pytest.mark.parametrize("trim_offsets", [False, True])
-def test_what_is_trained_of_any_chat_is_right(families, make_tokenizer, family, trim_offsets):
-    holds_for_any_chat(families[family], make_tokenizer(family, trim_offsets=trim_offsets), 15)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_trained_of_any_chat_is_right(make_tokenizer, family, trim_offsets):
+    holds_for_any_chat(FAMILIES[family], make_tokenizer(family, trim_offsets=trim_offsets), 15)
 
 
 @pytest.mark.slow
-def test_what_is_trained_of_many_more_chats_is_right(families, make_tokenizer, family):
-    holds_for_any_chat(families[family], make_tokenizer(family), 500)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_trained_of_many_more_chats_is_right(make_tokenizer, family):
+    holds_for_any_chat(FAMILIES[family], make_tokenizer(family), 500)

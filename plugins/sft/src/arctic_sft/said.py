@@ -80,15 +80,20 @@ def check_whole(messages: list[Message], answers: list[int], text: str) -> None:
     """Check that a chat of which all is trained is all there, but for reasoning before the last answer.
 
     Raises:
-        UnusableChat: something of it is not there.
+        UnusableChat: something of it is not there, or the answers do not stand behind what they answer.
     """
     check_written(messages, text, {})
-    for number in answers:
-        message = messages[number]
+    position = 0
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            content = message["content"].strip()
+            found = text.find(content, position)
+            position = found + len(content) if found >= 0 else position
+            continue
         if number != answers[-1]:
             message = {name: value for name, value in message.items() if name not in REASONING_KEYS}
             message["content"] = message.get("content", "").rpartition(CLOSE)[2]
-        find_said(number, message, text, 0, len(text))
+        _, position = find_said(number, message, text, position, len(text))
 
 
 def _parts(said: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from arctic_sft.messages import Chat, Message, reasoning_of
 from arctic_sft.probing import habits_of
-from arctic_sft.refusals import CONTENT_LOST, HISTORY_REWRITTEN, NO_MASK, UnusableChat
+from arctic_sft.refusals import CONTENT_LOST, HISTORY_REWRITTEN, INVALID_TEXT, NO_MASK, UnusableChat
 from arctic_sft.rendering import ANOTHER_TEMPLATE, ChatTemplate
 from arctic_sft.said import find_said
 
@@ -128,6 +128,10 @@ class TurnFinder:
         return said + len(rest) - len(self.usual)
 
     def _turns_from_blocks(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
+        if _START_MARK in text or _END_MARK in text:
+            raise UnusableChat(
+                "the chat holds U+FDD0 or U+FDD1, which Unicode keeps out of text", INVALID_TEXT, "take them out"
+            )
         unmarked, blocks = self._blocks(chat)
         if unmarked != text:
             raise UnusableChat(
