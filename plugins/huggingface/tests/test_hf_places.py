@@ -115,6 +115,17 @@ def test_a_compressed_file_that_is_cut_off_is_refused_and_leaves_no_copy(load, t
     assert not [path for path in home.rglob("*") if path.is_file()]
 
 
+def test_a_compression_that_nothing_here_reads_names_what_to_install(load, tmp_path):
+    from fsspec.compression import compr
+
+    if "zstd" in compr:
+        pytest.skip("zstd is installed")
+    (tmp_path / "rows.jsonl.zst").write_bytes(b"content")
+    with pytest.raises(DataError, match="nothing here decompresses zstd") as caught:
+        load(tmp_path / "rows.jsonl.zst")
+    assert caught.value.remedy == "pip install zstandard"
+
+
 def test_a_copy_that_breaks_off_leaves_nothing_behind_and_the_next_one_is_whole(load, memory, home, monkeypatch):
     import fsspec
     from fsspec.implementations.memory import MemoryFileSystem

@@ -1,7 +1,10 @@
-"""A small byte-level tokenizer and chat templates of several families, all made here, so that tests need no network."""
+"""A small byte-level tokenizer with any template of the table, all made here, so that tests need no network."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,73 +17,38 @@ SENTENCES = [
 ]
 SPECIAL_TOKENS = [
     "<|pad|>", "<|begin|>", "<|im_start|>", "<|im_end|>", "<|header|>", "<|end_header|>", "<|eot|>", "</s>",
+    "<|user|>", "<|assistant|>", "<|end|>", "<start_of_turn>", "<end_of_turn>",
+    "<|start|>", "<|channel|>", "<|message|>", "<|return|>",
 ]  # fmt: skip
 
-_CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ CONTENT }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-_FORGETFUL = (
-    "{% for m in messages %}{% set c = m.content %}"
-    "{% if m.role == 'assistant' and not loop.last and '</think>' in c %}"
-    "{% set c = c.split('</think>')[-1] | trim %}{% endif %}"
-    "<|im_start|>{{ m.role }}\n{{ c }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+
+def _shared(name: str):
+    """A file beside this one, which test modules then import by the name ``sft_<file>``."""
+    spec = importlib.util.spec_from_file_location(f"sft_{name}", Path(__file__).parent / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_shared("chats")
+templates = _shared("templates")
 TEMPLATES = {
-    "chatml": _CHATML.replace("CONTENT", "m.content"),
-    "chatml that strips": _CHATML.replace("CONTENT", "m.content | trim"),
-    "chatml with a default system prompt": (
-        "{% if messages[0].role != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}"
-        + _CHATML.replace("CONTENT", "m.content")
-    ),
-    "chatml with generation blocks": (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
-        "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{{ '\n' }}"
-        "{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    ),
-    "generation blocks with the line break": (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
-        "{%- generation -%}{{ m.content + '<|im_end|>\n' }}{%- endgeneration -%}"
-        "{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
-    ),
-    "headers": (
-        "{{ bos_token }}{% for m in messages %}<|header|>{{ m.role }}<|end_header|>\n\n{{ m.content | trim }}<|eot|>"
-        "{% endfor %}{% if add_generation_prompt %}<|header|>assistant<|end_header|>\n\n{% endif %}"
-    ),
-    "brackets": (
-        "{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content }}</s>"
-        "{% else %}{{ bos_token }}[{{ m.role }}] {{ m.content }} [/{{ m.role }}]{% endif %}{% endfor %}"
-    ),
-    "plain": (
-        "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n\n{% endfor %}"
-        "{% if add_generation_prompt %}### assistant:\n{% endif %}"
-    ),
-    "forgetful": _FORGETFUL,
-    "forgetful with generation blocks": _FORGETFUL.replace(
-        "<|im_start|>{{ m.role }}\n{{ c }}<|im_end|>\n{% endfor %}",
-        "<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ c }}<|im_end|>{% endgeneration %}"
-        "{% else %}{{ c }}<|im_end|>{% endif %}{{ '\n' }}{% endfor %}",
-    ),
-    "another opening": _CHATML.replace("CONTENT", "m.content").replace(
-        "assistant\n{% endif", "assistant\n<think>{% endif"
-    ),
-    "two beginnings": "{{ bos_token }}{{ bos_token }}" + _CHATML.replace("CONTENT", "m.content"),
+    **{name: family.template for name, family in templates.FAMILIES.items()},
+    "another opening": templates.chatml().replace("assistant\n{% endif", "assistant\n<think>{% endif"),
     "only last generation": (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if loop.last %}"
         "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
         "{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
     ),
-    "blocks within an assignment": (
-        "{% for m in messages %}{% set body %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
-        "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n"
-        "{% endset %}{{ body }}{% endfor %}"
-    ),
     "stripped blocks": (
         "{% for m in messages %}{% set body %}{% if m.role == 'assistant' %}"
         "{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endset %}"
         "<|im_start|>{{ m.role }}\n{{ body | trim }}<|im_end|>\n{% endfor %}"
+    ),
+    "blocks within an assignment": (
+        "{% for m in messages %}{% set body %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n"
+        "{% endset %}{{ body }}{% endfor %}"
     ),
     "refusing": "{{ raise_exception('only tools here') }}",
 }
@@ -96,7 +64,7 @@ def make_tokenizer():
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=420,
+        vocab_size=429,
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -1,115 +1,26 @@
-"""Masks: what the assistant says is trained, for every template whose structure tells it; nothing is guessed."""
+"""Masks: what the assistant says is trained, for every template whose structure tells it; nothing is guessed.
+
+``test_templates.py`` holds the table of templates and chats; here is one behaviour at a time.
+"""
 
 from __future__ import annotations
 
 import pickle
-import re
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from sft_chats import encode, encode_row, refusal, trained_text, trained_texts, turns
+from sft_templates import FAMILIES
 
 from arctic_sft.chat import ChatEncoder
 from arctic_training.errors import DataError
 
 EMPTY_THINK = "<think>\n\n</think>\n\n"
 
-# template -> what it writes for an assistant's content, as far as it is trained
-ANSWERS = {
-    "chatml": lambda content: content + "<|im_end|>",
-    "chatml that strips": lambda content: content.strip() + "<|im_end|>",
-    "chatml with a default system prompt": lambda content: content + "<|im_end|>",
-    "chatml with generation blocks": lambda content: content + "<|im_end|>",
-    "generation blocks with the line break": lambda content: content + "<|im_end|>",
-    "blocks within an assignment": lambda content: content + "<|im_end|>",
-    "headers": lambda content: content.strip() + "<|eot|>",
-    "brackets": lambda content: " " + content + "</s>",
-    "plain": lambda content: content + "\n\n",
-}
-
-
-def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:
-    opening = [] if system is None else [{"role": "system", "content": system}]
-    roles = ("user", "assistant")
-    return opening + [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
-
-
-def encode(tokenizer, chat, **options):
-    return encode_row(ChatEncoder(tokenizer, **options), {"messages": chat})
-
-
-def encode_row(encoder, row, place="row 0"):
-    """Ids and labels of the one row; what refuses it is raised."""
-    encoded = encoder([row], [place])
-    for refusal in encoded.refused:
-        raise refusal
-    return encoded.columns["input_ids"].tolist(), encoded.columns["labels"].tolist()
-
-
-def trained_text(tokenizer, chat, **options) -> str:
-    return tokenizer.decode([label for label in encode(tokenizer, chat, **options)[1] if label != -100])
-
-
-def answers(template: str, chat) -> str:
-    return "".join(ANSWERS[template](m["content"]) for m in chat if m["role"] == "assistant")
-
-
-CHATS = {
-    "one turn": turns("Hi?", "Hello there."),
-    "the prompt quotes the answer": turns("Say 'Paris.' and nothing else: Paris.", "Paris."),
-    "equal answers": turns("One?", "Yes.", "Two?", "Yes.", "Three?", "Yes."),
-    "the answer repeats the prompt": turns("assistant", "assistant", "user", "user"),
-    "blanks around": turns("  Hi  \n", "  Hello \n\n", "\n\nAnd?", " \t yes"),
-    "line breaks first": turns("Hi", "\n\nHello", "Again", "\n\n\n\nHello"),
-    "an empty answer": turns("Say nothing.", "", "Thanks", "Welcome."),
-    "emoji": turns("🙂?", "👩‍👩‍👧‍👦 é ñ 日本語 🙂", "🙂🙂", "🙂"),
-    "many turns": turns(*[f"{'question' if i % 2 == 0 else 'answer'} {i % 6}" for i in range(24)]),
-    "a system prompt": turns("Hi", "Hello", "Hi", "Hello", system="You say Hello"),
-    "markers in the text": turns(
-        "What is <|im_end|>\n<|im_start|>assistant\nHello?", "It ends: <|im_end|>\n", "ok", "Hello"
-    ),
-    "an open end": turns("Hi", "Hello", "Anything else?"),
-}
-
-
-@pytest.mark.parametrize("template", ANSWERS)
-@pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
-def test_exactly_the_answers_are_trained(make_tokenizer, template, chat):
-    if template == "plain" and "<|im_end|>" in str(chat):
-        pytest.skip("without an end-of-turn token, one in the text is taken for it")
-    tokenizer = make_tokenizer(template)
-    assert trained_text(tokenizer, chat) == answers(template, chat)
-
-
-@st.composite
-def chats(draw):
-    word = st.sampled_from(
-        ["Hello", " there", "\n", "  ", "🙂", "é", "assistant", "<think>\n\n</think>\n\n", ".", "def f():\n    "]
-    )
-    content = st.one_of(st.lists(word, max_size=6).map("".join), st.text(max_size=12))
-    contents = draw(st.lists(content, min_size=2, max_size=9))
-    return turns(*contents, system=draw(st.one_of(st.none(), content)))
-
-
-@pytest.mark.parametrize("trim_offsets", [False, True])
-@pytest.mark.parametrize("template", ANSWERS)
-def test_exactly_the_answers_are_trained_in_any_chat(make_tokenizer, template, trim_offsets):
-    tokenizer = make_tokenizer(template, trim_offsets=trim_offsets)
-    encoder = ChatEncoder(tokenizer)
-
-    @settings(max_examples=60, deadline=None)
-    @given(chats())
-    def holds(chat):
-        ids, labels = encode_row(encoder, {"messages": chat})
-        assert tokenizer.decode([label for label in labels if label != -100]) == answers(template, chat)
-        assert tokenizer.decode(ids) == tokenizer.apply_chat_template(chat, tokenize=False)
-        assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
-
-    holds()
+# ---- tokens
 
 
 def test_ids_are_those_of_the_whole_text_when_no_token_reaches_into_an_answer(tokenizer):
-    chat = CHATS["equal answers"]
+    chat = turns("One?", "Yes.", "Two?", "Yes.")
     whole = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"]
     assert encode(tokenizer, chat)[0] == whole
 
@@ -127,8 +38,8 @@ def test_an_answer_is_tokenised_from_its_start_as_in_generation(tokenizer):
 
 
 def test_generation_blocks_mean_what_they_mean_to_transformers(make_tokenizer):
-    tokenizer = make_tokenizer("chatml with generation blocks")
-    chat = CHATS["equal answers"]
+    tokenizer = make_tokenizer("chatml blocks")
+    chat = turns("One?", "Yes.", "Two?", "Yes.")
     theirs = tokenizer.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
     ids, labels = encode(tokenizer, chat)
     assert ids == theirs["input_ids"]
@@ -143,6 +54,11 @@ def test_a_line_break_after_the_end_of_turn_is_not_trained(tokenizer):
     assert all(labels[i + 1] == -100 for i in ends)
 
 
+def test_the_end_of_turn_is_trained_though_padding_is_the_same_token(make_tokenizer):
+    tokenizer = make_tokenizer("chatml", pad_token="<|im_end|>")
+    assert trained_text(tokenizer, turns("Hi", "Hello")) == "Hello<|im_end|>"
+
+
 def test_a_token_that_cannot_be_parted_at_the_start_of_an_answer_is_an_error():
     from tokenizers import Tokenizer, decoders, models, normalizers
     from transformers import PreTrainedTokenizerFast
@@ -153,14 +69,130 @@ def test_a_token_that_cannot_be_parted_at_the_start_of_an_answer_is_an_error():
     bpe.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe)
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    with pytest.raises(DataError, match="row 0: the token ':a' begins before the assistant's text"):
+    with pytest.raises(DataError, match="row 0: the token ':a' begins before the assistant's text") as caught:
         encode(tokenizer, turns("Q:", "abc"))
+    assert caught.value.category == "no mask"
+
+
+def test_a_token_that_reaches_from_an_answer_without_end_of_turn_into_the_next_question_is_parted(make_tokenizer):
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{{ '\n' + m.content if loop.index0 else m.content }}{% endfor %}"
+    )
+    chat = turns("Hi", "Hello\n", "\nHi", "Hello")
+    whole = tokenizer.convert_ids_to_tokens(tokenizer(tokenizer.apply_chat_template(chat, tokenize=False))["input_ids"])
+    assert "ĊĊ" in whole, "this chat must be one whose line breaks merge"
+    assert trained_text(tokenizer, chat) == "\nHello\n\nHello"
 
 
 def test_the_first_token_of_a_chat_has_no_label_though_everything_is_trained(tokenizer):
     ids, labels = encode(tokenizer, turns("Hi", "Hello"), mask_inputs=False)
     assert labels[0] == -100
     assert labels[1:] == ids[1:]
+
+
+def test_special_tokens_that_a_tokenizer_reads_as_text_end_no_turn(make_tokenizer):
+    tokenizer = make_tokenizer("chatml", split_special_tokens=True)
+    assert trained_text(tokenizer, turns("Hi", "Hello")) == "Hello<|im_end|>\n"
+
+
+@pytest.mark.parametrize("strips", ["lstrip", "rstrip"])
+def test_an_end_of_turn_that_takes_white_space_along_is_found(make_tokenizer, strips):
+    from tokenizers import AddedToken
+
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.add_tokens([AddedToken("<|im_end|>", special=True, **{strips: True})], special_tokens=True)
+    _, labels = encode(tokenizer, turns("Hi", "Hello \n", "Hi", "\n Hello"))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert [label for label in labels if label == end] == [end, end]
+    assert tokenizer.decode([label for label in labels if label not in (-100, end)]).split() == ["Hello", "Hello"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_looking_at_boundaries_gives_what_looking_at_each_token_gives(make_tokenizer, family, monkeypatch):
+    rows = [
+        {"messages": chat}
+        for chat in (
+            turns("Hi", "Hello"),
+            turns("  Hi", "\n\n Hello \n", "🙂", "🙂\n"),
+            turns("Hi", "<think>\n\n</think>\n\n Hello", "<|im_end|>", "<|im_end|>"),
+            turns("Hi", "", "Hi", " ", "Bye"),
+        )
+    ]
+    places = [f"row {number}" for number in range(len(rows))]
+    options = {"ignore_empty_think": True, "train_turns": "one_row_per_turn"}
+    quick = ChatEncoder(make_tokenizer(family), **options)(rows, places)
+    monkeypatch.setattr("arctic_sft.tokenise._quickly", lambda text, encoding: None)
+    exact = ChatEncoder(make_tokenizer(family), **options)(rows, places)
+    for name in ("input_ids", "labels"):
+        assert quick.columns[name].tolist() == exact.columns[name].tolist()
+
+
+# ---- which turns
+
+
+def test_only_the_last_answer_is_trained_on_demand_whatever_follows(tokenizer):
+    chat = turns("One?", "Yes.", "Two?", "No.", "Three?")
+    assert trained_text(tokenizer, chat, train_turns="last") == "No.<|im_end|>"
+
+
+def test_each_answer_can_be_trained_in_a_row_of_its_own(tokenizer):
+    chat = turns("One?", "Yes.", "Two?", "No.", "Three?", system="Be brief.")
+    encoded = ChatEncoder(tokenizer, train_turns="one_row_per_turn")([{"messages": chat}], ["row 0"])
+    assert trained_texts(tokenizer, chat, train_turns="one_row_per_turn") == ["Yes.<|im_end|>", "No.<|im_end|>"]
+    first = tokenizer.apply_chat_template(chat[:3], tokenize=True, return_dict=True)["input_ids"]
+    second = tokenizer.apply_chat_template(chat[:5], tokenize=True, return_dict=True)["input_ids"]
+    assert encoded.lengths.tolist() == [len(first), len(second)]
+    assert encoded.columns["input_ids"].tolist() == first + second
+
+
+def test_a_message_with_train_false_is_not_trained_and_the_template_does_not_see_the_key(make_tokenizer):
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{% if 'train' in m %}{{ raise_exception('train') }}{% endif %}{% endfor %}"
+        + make_tokenizer("chatml").chat_template
+    )
+    chat = turns("One?", "Yes.", "Two?", "No.")
+    chat[1]["train"], chat[3]["train"] = False, True
+    assert trained_text(tokenizer, chat) == "No.<|im_end|>"
+    assert trained_texts(tokenizer, chat, train_turns="one_row_per_turn") == ["No.<|im_end|>"]
+    ids, labels = encode(tokenizer, chat, mask_inputs=False)
+    left_out = [token for token, label in zip(ids[1:], labels[1:], strict=True) if label == -100]
+    assert tokenizer.decode(left_out) == "Yes.<|im_end|>"
+
+
+@pytest.mark.parametrize("train_turns", [None, "last", "one_row_per_turn"])
+def test_a_chat_of_which_nothing_is_to_be_trained_is_refused(tokenizer, train_turns):
+    chat = turns("One?", "Yes.")
+    chat[1]["train"] = False
+    assert refusal(tokenizer, chat, train_turns=train_turns).category == "nothing to train on"
+
+
+@pytest.mark.parametrize("train_turns", [None, "all"])
+@pytest.mark.parametrize("way", ["", ", in blocks"])
+def test_a_template_that_rewrites_history_asks_for_a_choice(make_tokenizer, way, train_turns):
+    name = "a thought dropped once more follows" + (way or ", as Qwen 3")
+    chat = turns("Hi", "<think>a</think>Hello", "Hi", "<think>b</think>Bye")
+    refused = refusal(make_tokenizer(name), chat, train_turns=train_turns)
+    assert refused.category == "history rewritten"
+    assert str(refused).startswith("row 3: the chat template writes the chat up to message 1 differently once more")
+    assert "data.train_turns: one_row_per_turn, or last" in refused.remedy
+
+
+@pytest.mark.parametrize("way", ["", ", in blocks"])
+def test_with_the_choice_made_history_may_be_rewritten(make_tokenizer, way):
+    tokenizer = make_tokenizer("a thought dropped once more follows" + (way or ", as Qwen 3"))
+    chat = turns("Hi", "<think>a</think>Hello", "Hi", "<think>b</think>Bye")
+    one, two = "<think>\na\n</think>\n\nHello<|im_end|>", "<think>\nb\n</think>\n\nBye<|im_end|>"
+    assert trained_text(tokenizer, chat, train_turns="last") == two
+    assert trained_texts(tokenizer, chat, train_turns="one_row_per_turn") == [one, two]
+    assert refusal(tokenizer, [*chat, *turns("Hi")], train_turns="last").category == "history rewritten"
+
+
+def test_whole_chats_and_single_answers_contradict_each_other(tokenizer):
+    with pytest.raises(DataError, match=r"train_turns: last trains single answers and data.mask_inputs: false all"):
+        ChatEncoder(tokenizer, mask_inputs=False, train_turns="last")
+
+
+# ---- reasoning
 
 
 def test_an_empty_think_block_at_the_start_of_an_answer_can_be_left_out(tokenizer):
@@ -182,120 +214,92 @@ def test_reasoning_that_holds_something_is_trained(tokenizer):
     assert trained_text(tokenizer, chat, ignore_empty_think=True) == "<think>\nhm\n</think>\n\nHello<|im_end|>"
 
 
-def test_a_template_that_rewrites_history_is_refused_with_the_row(make_tokenizer):
-    encoder = ChatEncoder(make_tokenizer("forgetful"))
-    plain, reasoned = turns("Hi", "Hello", "Hi", "Hello"), turns("Hi", "<think>a</think>Hello", "Hi", "Hello")
-    encoded = encoder([{"messages": plain}, {"messages": reasoned}], ["row 40", "row 41"])
-    assert len(encoded.lengths) == 1
-    [refusal] = encoded.refused
-    assert str(refusal).startswith("row 41: the chat template writes the chat up to message 1 differently")
-    assert "generation" in refusal.remedy
+@pytest.mark.parametrize(
+    ("answer", "trained"),
+    [
+        ("<think>\nhm\n</think>\n\nHello", "Hello"),
+        ("\n<think>hm</think>Hello", "Hello"),
+        ("<think></think>", ""),
+        ("<think>hm</think>  \n ", ""),
+        ("<think>a</think>b <think>c</think> d", "b <think>c</think> d"),
+        ("Hello <think>hm</think>", "Hello <think>hm</think>"),
+        ("<think>🙂</think>🙂", "🙂"),
+    ],
+)
+def test_reasoning_at_the_start_of_an_answer_can_be_left_out(tokenizer, answer, trained):
+    text = trained_text(tokenizer, turns("Hi", answer, "<think>Hi</think>", "Bye"), mask_reasoning=True)
+    assert text == trained + "<|im_end|>Bye<|im_end|>"
 
 
-def test_a_template_that_rewrites_history_is_used_when_it_marks_what_is_generated(make_tokenizer):
-    chat = turns("Hi", "<think>a</think>Hello", "Hi", "<think>b</think>Bye")
-    text = trained_text(make_tokenizer("forgetful with generation blocks"), chat)
-    assert text == "Hello<|im_end|><think>b</think>Bye<|im_end|>"
+def test_white_space_that_is_one_token_with_the_answer_stays(tokenizer):
+    assert " Hello" not in (
+        trained := trained_text(tokenizer, turns("Hi", "<think>a</think> ..."), mask_reasoning=True)
+    )
+    assert trained.lstrip() == "...<|im_end|>"
+    text = trained_text(tokenizer, turns("Hi", "<think>a</think> you"), mask_reasoning=True)
+    assert text == " you<|im_end|>", "the tokenizer must have one token for both"
+
+
+def test_reasoning_that_a_message_holds_apart_is_trained_or_left_out(make_tokenizer):
+    tokenizer = make_tokenizer("a thought dropped once more follows, as Qwen 3")
+    chat = [*turns("Hi"), {"role": "assistant", "reasoning_content": "a </think> b", "content": "Hello"}]
+    assert trained_text(tokenizer, chat) == "<think>\na </think> b\n</think>\n\nHello<|im_end|>"
+    assert trained_text(tokenizer, chat, mask_reasoning=True) == "Hello<|im_end|>"
+
+
+def test_reasoning_that_the_prompt_opens_can_be_left_out(make_tokenizer):
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    )
+    chat = turns("Hi", "<think>\nhm\n</think>\n\nHello")
+    assert trained_text(tokenizer, chat) == "hm\n</think>\n\nHello<|im_end|>"
+    assert trained_text(tokenizer, chat, mask_reasoning=True) == "Hello<|im_end|>"
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("another opening", "the chat template's generation prompt is not how it begins message 1"),
-        ("two beginnings", "the chat begins with two <|begin|> tokens"),
-        ("only last generation", "the chat template has 1 generation blocks for 2 assistant messages"),
-        ("stripped blocks", "the chat template writes something else when its generation blocks are marked"),
-        ("refusing", "the chat template refuses the chat: only tools here"),
+        ("chatml", {"content": "<think>hm, Hello"}),
+        ("channels, as gpt-oss", {"content": "Hello", "reasoning_content": "hm"}),
     ],
 )
-def test_a_template_that_leaves_the_mask_open_is_refused_with_the_row(make_tokenizer, template, message):
-    with pytest.raises(DataError, match="row 7: " + re.escape(message)):
-        encode_row(ChatEncoder(make_tokenizer(template)), {"messages": turns("Hi", "Hello", "Hi", " Hello ")}, "row 7")
+def test_reasoning_whose_end_is_not_known_cannot_be_left_out(make_tokenizer, template, message):
+    chat = [*turns("Hi"), {"role": "assistant", **message}]
+    assert refusal(make_tokenizer(template), chat, mask_reasoning=True).category == "no mask"
 
 
-BAD_CHATS = {
-    "an unknown role": ([{"role": "gpt", "content": "a"}], "message 0 has the role 'gpt'"),
-    "no role": ([{"content": "a"}], "message 0 has the role None"),
-    "no content": ([{"role": "user", "content": None}], "message 0 (user) has no content"),
-    "content in parts": ([{"role": "user", "content": ["a"]}], "the content of message 0 (user) is a list"),
-    "an answer first": ([{"role": "assistant", "content": "a"}], "message 0 has the role assistant at the beginning"),
-    "two questions": (turns("a") + turns("b", "c"), "message 1 has the role user after user"),
-    "a late system prompt": (turns("a", "b") + turns("c", "d", system="e"), "message 2 has the role system after"),
-    "a tool nobody called": (turns("a") + [{"role": "tool", "content": "b"}], "message 1 has the role tool after user"),
-    "no answer": (turns("a"), "the chat has no assistant message"),
-    "no messages": ([], "the chat has no messages"),
-    "text": ("user: hi", "messages is a str"),
-    "lists": ([["user", "hi"]], "message 0 is a list"),
-}
-
-
-@pytest.mark.parametrize(("chat", "message"), BAD_CHATS.values(), ids=BAD_CHATS)
-def test_a_chat_without_meaning_is_refused_with_the_row(tokenizer, chat, message):
-    with pytest.raises(DataError, match="row 3: " + re.escape(message)):
-        encode_row(ChatEncoder(tokenizer), {"messages": chat}, "row 3")
-
-
-def test_messages_with_tool_results_stand_between_answers(tokenizer):
-    chat = [*turns("Weather?", "call"), {"role": "tool", "content": "sun"}, {"role": "assistant", "content": "Sunny."}]
-    assert trained_text(tokenizer, chat) == "call<|im_end|>Sunny.<|im_end|>"
-
-
-def test_tools_reach_the_template(make_tokenizer):
-    template = "{% for tool in tools or [] %}<|im_start|>tool {{ tool.name }}<|im_end|>\n{% endfor %}"
-    tokenizer = make_tokenizer(template + make_tokenizer("chatml").chat_template)
-    chat = {"messages": turns("Hi", "Hello"), "tools": [{"name": "look_up"}]}
-    ids, labels = encode_row(ChatEncoder(tokenizer), chat)
-    assert tokenizer.decode(ids).startswith("<|im_start|>tool look_up<|im_end|>")
-    assert tokenizer.decode([label for label in labels if label != -100]) == "Hello<|im_end|>"
-
-
-def test_an_answer_of_which_the_template_writes_nothing_is_refused(make_tokenizer):
-    tokenizer = make_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}")
-    with pytest.raises(DataError, match="row 0: the chat has no token to train on"):
-        encode(tokenizer, turns("Hi", ""))
-
-
-def test_a_tokenizer_without_template_is_refused(make_tokenizer):
-    with pytest.raises(DataError, match="no chat template") as caught:
-        ChatEncoder(make_tokenizer(None))
-    assert "tokenizer.chat_template" in caught.value.remedy
-
-
-def test_a_tokenizer_without_offsets_is_refused_unless_everything_is_trained(tokenizer):
-    class WithoutOffsets:
-        is_fast = False
-
-        def __getattr__(self, name):
-            return getattr(tokenizer, name)
-
-        def __call__(self, *arguments, return_offsets_mapping=False, **options):
-            assert not return_offsets_mapping
-            return tokenizer(*arguments, **options)
-
-    slow = WithoutOffsets()
-    with pytest.raises(DataError, match="WithoutOffsets cannot tell which text a token stands for"):
-        ChatEncoder(slow)
-    ids, labels = encode(slow, turns("Hi", "Hello"), mask_inputs=False)
-    assert labels[1:] == ids[1:]
+# ---- batches
 
 
 def test_no_rows_give_empty_columns(tokenizer):
     encoded = ChatEncoder(tokenizer)([], [])
     assert encoded.columns["input_ids"].tolist() == encoded.columns["labels"].tolist() == encoded.lengths.tolist() == []
+    assert {values.dtype.name for values in (*encoded.columns.values(), encoded.lengths)} == {"int32"}
 
 
-def test_an_encoder_that_was_sent_to_another_process_encodes_the_same(tokenizer):
-    encoder = ChatEncoder(tokenizer)
-    row = {"messages": turns("Hi", "Hello")}
+@pytest.mark.parametrize("options", [{}, {"train_turns": "last"}, {"mask_inputs": False}, {"mask_reasoning": True}])
+def test_an_encoder_that_was_sent_to_another_process_encodes_the_same(tokenizer, options):
+    encoder = ChatEncoder(tokenizer, **options)
+    row = {"messages": turns("Hi", "<think>a</think>Hello", "Hi", "Bye")}
     assert encode_row(pickle.loads(pickle.dumps(encoder)), row) == encode_row(encoder, row)
 
 
 def test_a_row_that_is_refused_leaves_the_others_of_its_batch(tokenizer):
-    rows = [{"messages": turns("Hi", "Hello")}, {"messages": None}, "text", {"messages": turns("Hi", "Bye")}]
-    encoded = ChatEncoder(tokenizer)(rows, [f"row {number}" for number in range(4)])
+    good, empty = {"messages": turns("Hi", "Hello")}, {"messages": turns("<|begin|><|begin|>", "Hello")}
+    rows = [good, {"messages": None}, "text", empty, {"messages": turns("Hi", "Bye")}]
+    encoded = ChatEncoder(tokenizer)(rows, [f"row {number}" for number in range(5)])
     assert len(encoded.lengths) == 2
     assert len(encoded.columns["input_ids"]) == len(encoded.columns["labels"]) == encoded.lengths.sum()
-    assert [(refusal.where, refusal.category) for refusal in encoded.refused] == [
+    assert [(refused.where, refused.category) for refused in encoded.refused] == [
         ("row 1", "wrong type"),
         ("row 2", "wrong type"),
+        ("row 3", "two BOS"),
     ]
+
+
+def test_a_chat_is_refused_as_a_whole_though_only_one_of_its_rows_is_bad(tokenizer):
+    chat = turns("Hi", "Hello", "<|begin|><|begin|>", "Bye")
+    encoded = ChatEncoder(tokenizer, train_turns="one_row_per_turn")([{"messages": chat}], ["row 0"])
+    assert encoded.lengths.tolist() == []
+    assert [refused.where for refused in encoded.refused] == ["row 0"]

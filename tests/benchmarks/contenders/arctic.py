@@ -40,13 +40,10 @@ def prepared(recipe: dict[str, Any]) -> tuple[float, Any]:
     for kind in (AutoConfig, AutoTokenizer):  # imports what they need: imports count for no contender
         kind.from_pretrained(recipe["model"]["name_or_path"])
     run = Run(get_config(recipe))
-    try:
-        run.configure()
+    with run.only_preparing(rows=False):
         started = time.perf_counter()
         run.prepare_data()
         return time.perf_counter() - started, run.rows["train"]
-    finally:
-        run.tear_down()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from arctic_sft.messages import Chat, checked_chat
-from arctic_sft.refusals import CONTENT_LOST, NOTHING_TO_TRAIN_ON, TWO_BOS, UnusableChat
+from arctic_sft.refusals import NOTHING_TO_TRAIN_ON, TWO_BOS, UnusableChat
 from arctic_sft.said import check_whole, check_written
 from arctic_sft.think import empty_reasoning_end, reasoning_end
 from arctic_sft.tokenise import Text, Tokeniser
@@ -137,12 +137,6 @@ class ChatEncoder:
     def _texts(self, chat: Chat) -> list[Text]:
         """The texts of the rows that a chat makes, with their turns."""
         finder = self.finder if chat.tools is None else self.finder_with_tools
-        if chat.tools and "tools" not in finder.template.source:
-            raise UnusableChat(
-                "the row has tools, and the chat template does not write any",
-                CONTENT_LOST,
-                "give a chat template that writes them (tokenizer.chat_template), or leave them out",
-            )
         if not self.mask_inputs:
             return [self._whole_text(finder, chat)]
         trained = [number for number in chat.answers if number not in chat.untrained]
@@ -165,7 +159,7 @@ class ChatEncoder:
     def _text(self, finder: TurnFinder, chat: Chat, numbers: Sequence[int]) -> Text:
         text = finder.text(chat)
         turns = finder.turns(chat, text, numbers)
-        check_written(chat.messages, text)
+        check_written(chat.messages, text, {turn.number: turn.start for turn in turns})
         return Text(text, turns, [self._left_out(chat, text, turn) for turn in turns])
 
     def _left_out(self, chat: Chat, text: str, turn: Turn) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def find_said(number: int, message: Message, text: str, start: int, stop: int) -
         UnusableChat: something of it is not there.
     """
     content = message.get("content", "")
-    if len(message) == 2 and text.startswith(content, start, stop):
+    if len(message) == 2 and "content" in message and text.startswith(content, start, stop):
         return start, start + len(content.rstrip())
     turn = text[start:stop]
     spans: list[Span] = []
@@ -52,21 +52,27 @@ def find_said(number: int, message: Message, text: str, start: int, stop: int) -
     return (start + spans[0][0], start + spans[-1][1]) if spans else (start, start)
 
 
-def check_written(messages: list[Message], text: str) -> None:
+def check_written(messages: list[Message], text: str, turns: Mapping[int, int]) -> None:
     """Check that what everybody but the assistant says is in the text, as it is or as JSON.
+
+    Args:
+        messages: the chat.
+        text: its text.
+        turns: where the turns of some of the assistant's messages start: what was said before must stand before.
 
     Raises:
         UnusableChat: something of it is not there.
     """
-    position = 0
+    position, limit = 0, len(text)
+    limits = [limit := turns.get(number, limit) for number in range(len(messages) - 1, -1, -1)]
     for number, message in enumerate(messages):
         if message["role"] == "assistant":
             continue
-        content = message["content"]
-        found = text.find(content, position)
+        content, limit = message["content"], limits[-1 - number]
+        found = text.find(content, position, limit)
         if found >= 0:
             position = found + len(content)
-        elif not any(form in text for form in _forms(content.strip())):
+        elif not any(text.find(form, 0, limit) >= 0 for form in _forms(content.strip())):
             raise _lost(number, f"the content ({message['role']})")
 
 
@@ -74,15 +80,20 @@ def check_whole(messages: list[Message], answers: list[int], text: str) -> None:
     """Check that a chat of which all is trained is all there, but for reasoning before the last answer.
 
     Raises:
-        UnusableChat: something of it is not there.
+        UnusableChat: something of it is not there, or the answers do not stand behind what they answer.
     """
-    check_written(messages, text)
-    for number in answers:
-        message = messages[number]
+    check_written(messages, text, {})
+    position = 0
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            content = message["content"].strip()
+            found = text.find(content, position)
+            position = found + len(content) if found >= 0 else position
+            continue
         if number != answers[-1]:
             message = {name: value for name, value in message.items() if name not in REASONING_KEYS}
             message["content"] = message.get("content", "").rpartition(CLOSE)[2]
-        find_said(number, message, text, 0, len(text))
+        _, position = find_said(number, message, text, position, len(text))
 
 
 def _parts(said: str) -> list[str]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from arctic_sft.messages import Chat
-from arctic_sft.refusals import HISTORY_REWRITTEN, NO_MASK, UnusableChat
+from arctic_sft.messages import Chat, Message, reasoning_of
+from arctic_sft.probing import habits_of
+from arctic_sft.refusals import CONTENT_LOST, HISTORY_REWRITTEN, INVALID_TEXT, NO_MASK, UnusableChat
 from arctic_sft.rendering import ANOTHER_TEMPLATE, ChatTemplate
 from arctic_sft.said import find_said
-from arctic_sft.think import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,11 +26,6 @@ _BLOCK_START = re.compile(r"\{%([-+]?)\s*generation\s*([-+]?)%\}")
 _BLOCK_END = re.compile(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}")
 # Code points that Unicode keeps out of text, for use within a program.
 _START_MARK, _END_MARK = "\ufdd0", "\ufdd1"
-_PROBE = [
-    {"role": "user", "content": "What grows on the moor?"},
-    {"role": "assistant", "content": "Heather, mostly."},
-    {"role": "user", "content": "And in the lake?"},
-]
 
 
 class Turn(NamedTuple):
@@ -65,14 +60,16 @@ class TurnFinder:
         self.specials = specials
         self.usual = "\0"  # the special token that ended the turn before: there may be hundreds of them
         self.marked = ChatTemplate(tokenizer, _marked(source)) if _BLOCK_START.search(source) else None
-        self.tail, self.header = ("", "") if self.marked else self._probed()
+        self.habits = habits_of(self.template, specials, self._first_block if self.marked else None)
 
     def text(self, chat: Chat) -> str:
         """The text of a chat.
 
         Raises:
-            UnusableChat: the template refuses it.
+            UnusableChat: the template refuses it, or leaves something of it out.
         """
+        if not chat.plain:
+            self._check_parts(chat)
         return self.template.text(chat.messages, chat.tools, plain=chat.plain)
 
     def turns(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
@@ -90,9 +87,9 @@ class TurnFinder:
         return find(chat, text, numbers)
 
     def _turns_from_prefixes(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
-        if self.header:
+        if self.habits.header:
             raise UnusableChat(
-                f"the chat template writes {self.header!r} before an answer and not as a generation prompt, "
+                f"the chat template writes {self.habits.header!r} before an answer and not as a generation prompt, "
                 "so where the assistant's text starts cannot be established",
                 NO_MASK,
                 "let the template write it when add_generation_prompt is true",
@@ -108,12 +105,7 @@ class TurnFinder:
                 if not text.startswith(through[:stop]):
                     raise _rewritten(number)
             if start is None or stop < start:
-                raise UnusableChat(
-                    f"the chat template's generation prompt is not how it begins message {number}, "
-                    "so where the assistant's text starts cannot be established",
-                    NO_MASK,
-                    ANOTHER_TEMPLATE,
-                )
+                raise _no_prompt(number)
             _, said = find_said(number, chat.messages[number], text, start, stop)
             turns.append(Turn(number, start, stop, said, self._end_token(text, said, stop)))
         return turns
@@ -124,7 +116,7 @@ class TurnFinder:
         return len(before) if text.startswith(before) else None
 
     def _without_tail(self, text: str) -> int:
-        return len(text) - len(self.tail) if text.endswith(self.tail) else len(text)
+        return len(text) - len(self.habits.tail) if text.endswith(self.habits.tail) else len(text)
 
     def _end_token(self, text: str, said: int, stop: int) -> int:
         """Where the special token starts that nothing but white space follows, -1 where there is none."""
@@ -136,6 +128,10 @@ class TurnFinder:
         return said + len(rest) - len(self.usual)
 
     def _turns_from_blocks(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
+        if _START_MARK in text or _END_MARK in text:
+            raise UnusableChat(
+                "the chat holds U+FDD0 or U+FDD1, which Unicode keeps out of text", INVALID_TEXT, "take them out"
+            )
         unmarked, blocks = self._blocks(chat)
         if unmarked != text:
             raise UnusableChat(
@@ -163,17 +159,38 @@ class TurnFinder:
         Args:
             after: what follows the block where the chat ends with it.
         """
-        begin, said = find_said(number, chat.messages[number], text, start, stop)
-        if begin != start:  # the block may hold the header of the turn
+        if self.habits.prompt_in_block:
             prompt_end = self._prompt_end(chat, text, number)
-            if prompt_end is not None and start < prompt_end <= begin:
-                start = prompt_end
+            if prompt_end is None or prompt_end > stop:
+                raise _no_prompt(number)
+            start = max(start, prompt_end)
+        _, said = find_said(number, chat.messages[number], text, start, stop)
         end_token = self._end_token(text, said, stop)
         if end_token < 0:  # a block may end before it
             end = next((special for special in self.specials if after.startswith(special)), "")
             if end and text.startswith(end, stop):
                 end_token, stop = stop, stop + len(end)
         return Turn(number, start, stop, said, end_token)
+
+    def _check_parts(self, chat: Chat) -> None:
+        """Check that the template writes the parts that the chat has besides contents."""
+        said = [chat.messages[number] for number in chat.answers]
+        parts = {
+            "tools": bool(chat.tools) and "tools" not in self.template.source,
+            "reasoning": any(map(reasoning_of, said)) and "reasoning" in self.habits.leaves_out,
+            "tool calls": any(message.get("tool_calls") for message in said) and "tool calls" in self.habits.leaves_out,
+        }
+        for name, lost in parts.items():
+            if lost:
+                raise UnusableChat(
+                    f"the row has {name}, and the chat template does not write any",
+                    CONTENT_LOST,
+                    "give a chat template that writes them (tokenizer.chat_template), or leave them out",
+                )
+
+    def _first_block(self, messages: list[Message]) -> int:
+        answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        return self._blocks(Chat(messages, None, answers))[1][0][0]
 
     def _blocks(self, chat: Chat) -> tuple[str, list[tuple[int, int]]]:
         """The text of a chat and where the blocks of its assistant messages stand in it."""
@@ -194,30 +211,14 @@ class TurnFinder:
             )
         return "".join(parts), blocks
 
-    def _probed(self) -> tuple[str, str]:
-        """What the template writes at the end of a chat alone, and what it writes before an answer without being asked
-        to prompt for it; both are mostly nothing."""
-        try:
-            asked, answered, going_on = (self.template.text(_PROBE[:count], plain=True) for count in (1, 2, 3))
-            prompt = self.template.text(_PROBE[:1], plain=True, prompt=True)
-        except UnusableChat:
-            return "", ""
-        answer = _PROBE[1]["content"]
-        tail = ""
-        if not going_on.startswith(answered):
-            tail = self._tail_between(answered, going_on, answer)
-        begin = answered.find(answer, len(prompt))
-        header = answered[len(prompt) : begin] if prompt == asked and answered.startswith(prompt) and begin >= 0 else ""
-        return tail, header if header.strip() and not header.strip().startswith(OPEN) else ""
 
-    def _tail_between(self, answered: str, going_on: str, answer: str) -> str:
-        stripped = answered.rstrip()
-        for special in self.specials:
-            body = stripped.removesuffix(special)
-            end_of_turn = body[body.rfind(answer) + len(answer) :].rstrip()
-            if body != stripped and going_on.startswith(body) and end_of_turn.endswith(self.specials):
-                return answered[len(body) :]
-        return ""
+def _no_prompt(number: int) -> UnusableChat:
+    return UnusableChat(
+        f"the chat template's generation prompt is not how it begins message {number}, "
+        "so where the assistant's text starts cannot be established",
+        NO_MASK,
+        ANOTHER_TEMPLATE,
+    )
 
 
 def _rewritten(number: int) -> UnusableChat:
