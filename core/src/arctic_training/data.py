@@ -31,6 +31,9 @@ EVAL = "eval"
 """The set of evaluation data that goes without a name."""
 
 
+STREAM_BUFFER = 10_000
+
+
 def _available_cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
     return len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -130,7 +133,10 @@ class DataConfig(ComponentConfig):
         "disk. Evaluation data is prepared as ever.",
     )
     stream_buffer: int = key(
-        10_000, ge=1, affects_rows=False, doc="Rows of a stream that are packed together, and their packs shuffled."
+        STREAM_BUFFER,
+        ge=1,
+        affects_rows=False,
+        doc="Rows of a stream that are packed together, and their packs shuffled.",
     )
     use_data_cache: bool | None = key(None, affects_rows=False, deprecated="remove it: prepared data is always cached")
     cache_processed_data: bool | None = key(
@@ -173,7 +179,7 @@ class DataConfig(ComponentConfig):
 
     def _check_streaming(self) -> Iterator[tuple[str, str]]:
         if not self.streaming:
-            if "stream_buffer" in self.given:
+            if self.stream_buffer != STREAM_BUFFER:
                 yield "stream_buffer", "has no effect without streaming: true"
             return
         if self.train_eval_split[1]:
