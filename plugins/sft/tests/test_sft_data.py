@@ -202,7 +202,7 @@ def test_over_long_rows_are_split_into_rows_of_their_own(make_factory):
 
 def test_over_long_and_filter_samples_say_the_same_and_are_not_given_together(make_factory):
     assert "leave that out" in dict(make_factory(over_long="split", filter_samples=False).config.check())["over_long"]
-    assert not dict(make_factory(over_long="split").config.check())
+    assert "over_long" not in dict(make_factory(over_long="split").config.check())
 
 
 # ---- packs
