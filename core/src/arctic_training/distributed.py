@@ -17,9 +17,6 @@ from arctic_training.errors import ArcticError, UsageError
 if TYPE_CHECKING:
     import torch
 
-GROUP_TIMEOUT = datetime.timedelta(minutes=30)
-"""How long a collective may wait for the slowest rank; DeepSpeed's own 10 minutes are short for a first compilation."""
-
 
 def wait_without_spinning() -> None:
     """Let threads of torch that wait for each other sleep soon, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT say otherwise.
@@ -81,12 +78,13 @@ def choose_device(world: World) -> torch.device:
     return device
 
 
-def join(world: World, device: torch.device, *, alone: bool = False) -> bool:
+def join(world: World, device: torch.device, *, timeout: float, alone: bool = False) -> bool:
     """Join the process group, once.
 
     Args:
         world: where this process stands.
         device: this rank's device; NCCL on CUDA, gloo elsewhere.
+        timeout: seconds that a collective may wait for the slowest rank.
         alone: make a group of one, for engines that cannot do without.
 
     Returns:
@@ -101,7 +99,7 @@ def join(world: World, device: torch.device, *, alone: bool = False) -> bool:
     if world.size == 1:
         options |= {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     try:
-        dist.init_process_group(backend, timeout=GROUP_TIMEOUT, **options)
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout), **options)
     except Exception as error:
         raise ArcticError(
             f"rank {world.rank} of {world.size} could not join the process group: {error}",

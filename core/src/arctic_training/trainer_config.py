@@ -90,6 +90,10 @@ class TrainerConfig(ComponentConfig):
         None, doc="A file whose appearance stops training on all ranks; kill_switch in the run directory by default."
     )
 
+    process_group_timeout: float = key(
+        1800.0, gt=0, doc="Seconds that a collective may wait for the slowest rank; preparing data is none."
+    )
+
     sequence_parallel_size: int = key(1, ge=1, later=SEQUENCE_PARALLEL, doc="Ranks that share one sequence.")
     expert_parallel_size: int = key(1, ge=1, later=EXPERT_PARALLEL, doc="Ranks that share one set of experts.")
     arctic_moe: bool | Literal["auto"] = key(
