@@ -226,6 +226,13 @@ class TokenDataFactory(DataFactory):
         sources = base.sources()[pieces.rows]
         numbers = [(sources == source).nonzero()[0] for source in range(len(base.parts))]
         shares = [source.share for source in self.preparation.sources]
+        names = self.config.source_names("train")
+        for name, of_source, share in zip(names, numbers, shares, strict=True):
+            if not len(of_source) and share.weight is not None:
+                raise DataError(
+                    f"the source {name} has a weight and no row left to give",
+                    remedy="leave it out, or look at its rows",
+                )
         trained = [pieces.trained[of_source] for of_source in numbers]
         drawn = draw(shares, trained, self.config.weight_by, self.config.seed)
         for of_source, chosen in zip(numbers, drawn, strict=True):

@@ -54,7 +54,8 @@ def joined_in_memory(parts: Sequence[TokenRows]) -> TokenRows:
 
     filled = [part for part in parts if len(part)]
     if not filled:
-        return TokenRows({name: np.zeros(0, np.int32) for name in COLUMNS}, np.zeros(0, np.int64))
+        nothing: dict[str, Any] = {name: np.zeros(0, np.int32) for name in COLUMNS}
+        return TokenRows(nothing, np.zeros(0, np.int64), parts=[0] * max(1, len(parts)))
     refuse_other_columns(filled)
     columns = {name: np.concatenate([part.columns[name] for part in filled]) for name in filled[0].columns}
     lengths = np.concatenate([part.lengths for part in filled])
