@@ -53,12 +53,15 @@ def test_a_dataset_and_a_list_of_rows_give_the_same(make_factory):
     assert [set(row) for row in from_list] == [{"input_ids", "labels"}] * len(CHATS)
 
 
-def test_several_processes_give_the_same_rows_in_the_same_order(make_factory):
+@pytest.mark.parametrize("num_proc", [2, 8])
+def test_several_processes_give_the_same_rows_and_packs_in_the_same_order(make_factory, num_proc):
     from datasets import Dataset
 
-    dataset = Dataset.from_list([{"messages": chat(f"Question {n}", f"Answer {n}")} for n in range(2100)])
-    one, three = make_factory(max_length=4096), make_factory(max_length=4096, num_proc=3)
-    assert plain(one.finish(one.process(dataset))) == plain(three.finish(three.process(dataset)))
+    dataset = Dataset.from_list([{"messages": chat(f"Question {n}", f"Answer {n}" * (1 + n % 5))} for n in range(2100)])
+    for packed in (False, True):
+        options = {"max_length": 64, "pack_samples": packed}
+        one, several = make_factory(**options), make_factory(num_proc=num_proc, **options)
+        assert plain(one.finish(one.process(dataset))) == plain(several.finish(several.process(dataset)))
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
