@@ -222,3 +222,16 @@ def test_what_a_source_raises_is_not_blamed_on_the_cache(run_recipe, tiny_recipe
     tiny_recipe["data"]["sources"] = [{"type": "failing"}]
     with pytest.raises(type(error), match=str(error)):
         run_recipe(tiny_recipe)
+
+
+def test_rows_that_go_through_a_hook_without_a_file_are_never_kept(run_recipe, tiny_recipe, plugin_manager):
+    from types import SimpleNamespace
+
+    from arctic_training import hookimpl
+
+    namespace = {"hookimpl": hookimpl}
+    exec("@hookimpl(wrapper=True)\ndef arctic_prepare_data():\n    return (yield)[:5]\n", namespace)
+    plugin_manager.register(SimpleNamespace(arctic_prepare_data=namespace["arctic_prepare_data"]), "typed")
+    run = run_recipe(tiny_recipe | {"train_iters": 1})
+    assert len(run.rows["train"]) == 5
+    assert run.data_facts["train"]["cache"] is None

@@ -108,12 +108,11 @@ def gc(directory: str | None, older_than: str, everything: bool, dry_run: bool) 
     from arctic_training.data_cache import cache_directory
 
     limit = time.time() - _seconds(older_than)
-    doomed = [
-        entry for entry in entries(cache_directory(directory)) if everything or not entry.whole or entry.used < limit
-    ]
-    gone = [entry for entry in doomed if dry_run or remove(entry)]
+    found = entries(cache_directory(directory))
+    doomed = [entry for entry in found if everything or not entry.whole or entry.used < limit]
+    gone = [entry for entry in doomed if entry.state != "in preparation" and (dry_run or remove(entry))]
     for entry in doomed:
-        state = "in use" if entry not in gone else "would go" if dry_run else "gone"
+        state = "in preparation, stays" if entry not in gone else "would go" if dry_run else "gone"
         say(f"{state}: {entry.key}  {_size(entry.size)}  {entry.split}, last used {_date(entry.used)}")
     verb = "would be freed" if dry_run else "freed"
     say(f"{len(gone)} entries, {_size(sum(entry.size for entry in gone))} {verb}")
@@ -127,9 +126,8 @@ def _seconds(age: str) -> float:
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    state = "whole" if entry.whole else "damaged or half-way"
     recipe = Path(entry.recipe).name if entry.recipe else "-"
-    return entry.key, entry.split or "-", state, _size(entry.size), _date(entry.used), recipe
+    return entry.key, entry.split or "-", entry.state, _size(entry.size), _date(entry.used), recipe
 
 
 def _described(entry: Entry) -> dict[str, Any]:
@@ -137,7 +135,7 @@ def _described(entry: Entry) -> dict[str, Any]:
         "key": entry.key,
         "path": str(entry.path),
         "split": entry.split,
-        "whole": entry.whole,
+        "state": entry.state,
         "bytes": entry.size,
         "created": entry.created,
         "used": entry.used,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -16,16 +17,21 @@ from arctic_training.cache_key import differences
 from arctic_training.data_cache import KEY_FILE
 from arctic_training.prepared import INDEX_FILE, is_whole
 
+HALF_WAY = ".incomplete"
+
+State = Literal["whole", "damaged", "in preparation", "half-way"]
+"""``half-way`` is what a killed process left."""
+
 
 @attrs.frozen
 class Entry:
-    """One entry: its directory, what it was prepared for, and whether it is whole.
+    """One entry: its directory, what it was prepared for, and the state that it is in.
 
     ``size`` is in bytes, ``created`` and ``used`` in seconds since 1970, ``parts`` what its key was made of.
     """
 
     path: Path
-    whole: bool
+    state: State
     size: int
     created: float
     used: float
@@ -35,8 +41,13 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """The name of its directory."""
-        return self.path.name
+        """What names it."""
+        return self.path.name.removesuffix(HALF_WAY)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a run can use it."""
+        return self.state == "whole"
 
 
 def entries(directory: Path) -> list[Entry]:
@@ -67,24 +78,46 @@ def remove(entry: Entry) -> bool:
     Returns:
         Whether it is gone.
     """
-    from filelock import FileLock, Timeout
-
-    path = entry.path.with_name(entry.key.removesuffix(".incomplete"))
-    lock = FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    path = entry.path.with_name(entry.key)
+    lock = _locked_alone(path)
+    if lock is None:
         return False
     try:
+        half_way = path.with_name(f"{entry.key}{HALF_WAY}")
         if path == entry.path:  # moved first, so that nobody finds half of it
-            doomed = path.with_name(f"{path.name}.incomplete")
-            shutil.rmtree(doomed, ignore_errors=True)
-            os.rename(path, doomed)
-        shutil.rmtree(path.with_name(f"{path.name}.incomplete"))
+            shutil.rmtree(half_way, ignore_errors=True)
+            os.rename(path, half_way)
+        shutil.rmtree(half_way, ignore_errors=True)
+        return True
+    except FileNotFoundError:  # somebody else has removed it
         return True
     finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # as long as it is held: who waits for it looks for another then
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _locked_alone(path: Path) -> Any:
+    """The lock of an entry, taken; None where somebody else has it."""
+    from filelock import FileLock, SoftFileLock, Timeout
+
+    file = Path(f"{path}.lock")
+    by_existence = file.exists() and file.stat().st_size > 0  # names who has it; a lock of the system is an empty file
+    lock: Any = SoftFileLock(file) if by_existence else FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, NotImplementedError):
+        return None
+    return lock
+
+
+def _state(path: Path) -> State:
+    if not path.name.endswith(HALF_WAY):
+        return "whole" if is_whole(path) else "damaged"
+    lock = _locked_alone(path.with_name(path.name.removesuffix(HALF_WAY)))
+    if lock is None:
+        return "in preparation"
+    lock.release()
+    return "half-way"
 
 
 def _entry(path: Path) -> Entry:
@@ -92,13 +125,18 @@ def _entry(path: Path) -> Entry:
         note = json.loads((path / KEY_FILE).read_text())
     except (OSError, ValueError):
         note = {}
-    files = [file.stat() for file in path.rglob("*") if file.is_file()]
+    sizes, times = [0], [0.0]
+    for file in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # one of an entry in preparation
+            found = file.stat()
+            sizes.append(0 if file.is_dir() else found.st_size)
+            times.append(found.st_mtime)
     index = path / INDEX_FILE
-    modified = max((file.st_mtime for file in files), default=time.time())
+    modified = max(times) or time.time()
     return Entry(
         path=path,
-        whole=not path.name.endswith(".incomplete") and is_whole(path),
-        size=sum(file.st_size for file in files),
+        state=_state(path),
+        size=sum(sizes),
         created=float(note.get("created") or modified),
         used=index.stat().st_mtime if index.exists() else modified,
         split=str(note.get("split") or ""),

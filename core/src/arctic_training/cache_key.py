@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,8 @@ def key_parts(run: Run, split: str, sources: Sequence[SourceConfig]) -> dict[str
     """
     loaded = [_source_parts(run, source) for source in sources]
     factory = run.component("data")
-    code = source_hash(type(factory))
-    if code is None or any(part is None for part in loaded):
+    code, hooks = source_hash(type(factory)), _hook_code(run)
+    if code is None or hooks is None or any(part is None for part in loaded):
         return None
     return {
         "format": FORMAT,
@@ -41,7 +42,7 @@ def key_parts(run: Run, split: str, sources: Sequence[SourceConfig]) -> dict[str
         "max_length": factory.config.max_length or run.model_max_length,
         "tokenizer": _fingerprint_parts(run.component("tokenizer"), run.trainer.tokenizer),
         "factory": {"name": type(factory).__qualname__, "code": code, "plugin": _provider(run, factory.config)},
-        "hooks": _hook_code(run),
+        "hooks": hooks,
     }
 
 
@@ -51,12 +52,12 @@ def digest(parts: Mapping[str, Any]) -> str:
 
 
 def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two trees of parts differ: the path, and what stands there in each."""
+    """Where two trees of parts differ: the path, and what stands there in each, None where one has nothing there."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for name in dict.fromkeys([*one, *other]):
             yield from differences(one.get(name), other.get(name), f"{path}.{name}" if path else str(name))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for number, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+    elif isinstance(one, list) and isinstance(other, list):
+        for number, (mine, theirs) in enumerate(zip_longest(one, other)):
             yield from differences(mine, theirs, f"{path}.{number}")
     elif one != other:
         yield path, one, other
@@ -117,11 +118,17 @@ def _provider(run: Run, section: Any) -> str:
     return f"{info.name} {info.version}".strip()
 
 
-def _hook_code(run: Run) -> list[list[str]]:
-    """The hook implementations that rows go through, and a hash of the code of each."""
-    found = []
+def _hook_code(run: Run) -> dict[str, Any] | None:
+    """Of each hook that rows go through, the implementations in their order, and a hash of the code of each; None where
+    the code of one stands in no file."""
+    found = {}
     for hook in ("arctic_load_data", "arctic_prepare_data"):
-        for plugin, kind, where in run.plugins.implementations(hook):
-            path = Path(where.rpartition(":")[0])
-            found.append([hook, plugin, kind, file_hash(path) if path.is_file() else ""])
+        implementations = run.plugins.implementations(hook)
+        files = {plugin: Path(where.rpartition(":")[0]) for plugin, _, where in implementations}
+        if not all(path.is_file() for path in files.values()):
+            return None
+        found[hook] = {
+            "order": " > ".join(f"{plugin} ({kind})" if kind else plugin for plugin, kind, _ in implementations),
+            "code": {plugin: file_hash(path) for plugin, path in files.items()},
+        }
     return found

@@ -46,8 +46,8 @@ def prepared_rows(run: Run, split: str, name: str = EVAL) -> PreparedRows:
     key = None if parts is None else digest(parts)
     directory = cache_directory(config.cache_dir) / key if key else run.run_dir / "data" / _launch(run) / label
     run.data_facts[label] = {"cache": key}
-    if is_whole(directory):
-        return _used(directory)
+    if (kept := _kept(directory)) is not None:
+        return kept
     if config.fail_on_missing_cache:
         raise DataError(
             f"the prepared {label} data is not cached, and data.fail_on_missing_cache is set",
@@ -57,10 +57,10 @@ def prepared_rows(run: Run, split: str, name: str = EVAL) -> PreparedRows:
     with _storing(directory, label):
         directory.parent.mkdir(parents=True, exist_ok=True)
     with _locked(run, directory, label):
-        if is_whole(directory):
-            return _used(directory)
-        if (directory / INDEX_FILE).exists():
-            run.warn(f"data: {directory} is damaged or of another version, and is prepared anew")
+        if (kept := _kept(directory)) is not None:
+            return kept
+        if directory.exists():
+            run.warn(f"data: {directory} is damaged, and is prepared anew")
         if key is None:
             _forget_other_launches(directory.parent)
         return _prepare(run, preparation, directory, parts, label)
@@ -78,11 +78,16 @@ def cache_directory(given: str | None) -> Path:
     return (Path(given).expanduser() if given else cache_home()) / "data"
 
 
-def _used(directory: Path) -> PreparedRows:
-    """The rows of an entry, whose last use its index's time tells."""
+def _kept(directory: Path) -> PreparedRows | None:
+    """The rows of an entry, whose last use its index's time tells; None where it is not there or not whole."""
+    if not is_whole(directory):
+        return None
     with contextlib.suppress(OSError):  # a cache that others own may be read all the same
         os.utime(directory / INDEX_FILE)
-    return PreparedRows(directory)
+    try:
+        return PreparedRows(directory)
+    except FileNotFoundError:  # `arctic cache gc` took it away this moment
+        return None
 
 
 def _launch(run: Run) -> str:
@@ -110,18 +115,20 @@ def _locked(run: Run, directory: Path, label: str) -> Iterator[None]:
     path = f"{directory}.lock"
     # On a file system that the nodes share, locks of the operating system may hold on one node only; a file that exists
     # is seen by all.
-    shared = run.config.data.cache_fs_type == "shared"
-    lock: Any = SoftFileLock(path) if shared else FileLock(path)
+    by_existence = run.config.data.cache_fs_type == "shared"
     with _storing(directory, label):
-        try:
-            lock.acquire(timeout=0)
-        except NotImplementedError:  # this file system has no locks
-            lock = SoftFileLock(path)
-            lock.acquire()
-        except Timeout:
-            hint = f" (if it died, remove {path})" if shared else ""
-            run.say(f"data: another process prepares the {label} rows; waiting for it{hint}")
-            lock.acquire()
+        while True:
+            lock: Any = SoftFileLock(path) if by_existence else FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                hint = f" (if it died, remove {path})" if by_existence else ""
+                run.say(f"data: another process prepares the {label} rows; waiting for it{hint}")
+                lock.acquire()
+            except NotImplementedError:  # this file system has no locks
+                by_existence = True
+                continue
+            break
     try:
         yield
     finally:
