@@ -1,194 +1,269 @@
-"""Bad rows: each is told with file, line and reason; what is skipped is counted, and the counts add up to all rows."""
+"""Rows that cannot be used, in files of each kind and through a whole preparation: an error that names the place, or
+counted, listed and left out."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from types import SimpleNamespace
+import logging
+from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from arctic_training.errors import DataError
-from arctic_training.recipe import load_recipe
-from arctic_training.resolve import resolve
+from arctic_training.api import get_config
+from arctic_training.errors import BadRow, DataError
 from arctic_training.run import Run
 
-pytest.importorskip("arctic_sft")
-
-
-def chat(question, answer):
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-
-
-GOOD = json.dumps(chat("What is two plus two?", "Four."))
-BAD_LINES = {
-    "malformed JSON": (b'{"messages": [', "this line is not JSON"),
-    "invalid UTF-8": (b'{"messages": "\xff\xfe"}', "UTF-8"),
-    "wrong type": (b'["a", "list"]', "must be an object with named fields, not a value of type list"),
-    "missing column": (b'{"something": "else"}', "holds none of the chats that are known"),
-    "empty chat": (b'{"messages": []}', "nothing in 'messages'"),
-    "no answer": (json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode(), "no assistant message"),
-    "roles out of order": (
-        json.dumps({"messages": [{"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Oh"}]}).encode(),
-        "has the role assistant at the beginning",
-    ),
-    "unknown role": (
-        json.dumps({"messages": [{"role": "wizard", "content": "Hi"}, {"role": "user", "content": "Oh"}]}).encode(),
-        "unknown role 'wizard'",
-    ),
-    "nothing to train on": (
-        json.dumps(
-            {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Oh", "train": False}]}
-        ).encode(),
-        "train: false",
-    ),
-}
-
-
-@pytest.fixture
-def prepare(arctic_home, plugin_manager, tiny_model):
-    """Prepares the rows of files with keys of the data section; gives the run, whose facts tell what became of them."""
-
-    def run_of(*names, **keys):
-        recipe = {
-            "type": "sft",
-            "model": {"name_or_path": str(tiny_model), "dtype": "fp32"},
-            "data": {"sources": list(names), "num_proc": 1, "max_length": 64, **keys},
-            "engine": {"type": "torch"},
-            "run_dir": "run",
-        }
-        run = Run(resolve(load_recipe(recipe), plugin_manager))
-        with run.only_preparing():
-            pass
-        return run
-
-    return run_of
-
-
-def write(path, lines):
-    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines) + b"\n")
-    return str(path)
-
-
-@pytest.mark.parametrize("kind", BAD_LINES)
-def test_a_bad_row_ends_the_run_with_its_file_and_line(prepare, tmp_path, kind):
-    line, reason = BAD_LINES[kind]
-    name = write(tmp_path / "chats.jsonl", [GOOD, "", GOOD, line, GOOD])
-    with pytest.raises(DataError, match=r"chats\.jsonl:4") as caught:
-        prepare(name)
-    assert reason in str(caught.value)
-    assert caught.value.exit_code == 4
-    assert caught.value.remedy
-
-
-@pytest.mark.parametrize("place", ["first", "last"])
-@pytest.mark.parametrize("kind", BAD_LINES)
-def test_a_skipped_row_is_counted_and_listed_with_its_place(prepare, tmp_path, kind, place):
-    line, reason = BAD_LINES[kind]
-    lines = [line, *[GOOD] * 30] if place == "first" else [*[GOOD] * 30, line]
-    run = prepare(write(tmp_path / "chats.jsonl", lines), on_bad_row="skip")
-    facts = run.data_facts["train"]
-    counts = facts["counts"]
-    (refused,) = [name for name in counts if name.startswith("rows refused")]
-    assert counts[refused] == 1
-    assert (counts["rows read"], counts["rows kept"]) == (31, 30)
-    (told,) = facts["refused"]
-    assert told["where"].startswith(f"{tmp_path}/chats.jsonl:{1 if place == 'first' else 31}")
-    assert reason in told["reason"]
-    assert f"rows refused, {told['category']}" == refused
-
-
-def test_more_bad_rows_than_the_recipe_allows_end_the_run_with_examples(prepare, tmp_path):
-    name = write(tmp_path / "chats.jsonl", [*[GOOD] * 18, b"{", b"{"])
-    with pytest.raises(DataError, match=r"2 of the first 20 rows cannot be used.*\(0\.05\) of 20") as caught:
-        prepare(name, on_bad_row="skip")
-    assert "chats.jsonl:19" in str(caught.value)
-    run = prepare(name, on_bad_row="skip", max_bad_fraction=0.1)
-    assert run.data_facts["train"]["counts"]["rows refused, malformed JSON"] == 2
-
-
-def test_bad_rows_are_found_in_every_process_and_told_in_their_order(prepare, tmp_path):
-    lines = [GOOD] * 2500
-    for number in (7, 1300, 2400):
-        lines[number] = "{"
-    name = write(tmp_path / "chats.jsonl", lines)
-    with pytest.raises(DataError, match=r"chats\.jsonl:8"):
-        prepare(name, num_proc=2)
-    run = prepare(name, num_proc=2, on_bad_row="skip")
-    places = [refused["where"] for refused in run.data_facts["train"]["refused"]]
-    assert [place.split(":")[1].split()[0] for place in places] == ["8", "1301", "2401"]
-
-
-def test_a_csv_row_is_told_by_its_line(prepare, tmp_path):
-    rows = ["question,answer", *['"What\nis it?",A thing.'] * 20, "only one field", "What?,That."]
-    run = prepare(write(tmp_path / "chats.csv", rows), on_bad_row="skip")
-    (refused,) = run.data_facts["train"]["refused"]
-    assert refused["where"].startswith(f"{tmp_path}/chats.csv:42")
-    assert run.data_facts["train"]["counts"]["rows kept"] == 21
-
-
-# ---- nothing is lost without a count
-
-
-def row_of(kind, number):
-    said = {"short": "Yes.", "long": "Yes, and more. " * 12, "two turns": "Maybe."}
-    if kind == "bad":
-        return {"messages": [{"role": "user", "content": f"What is {number}?"}]}
-    row = chat(f"What is {number}?", said[kind])
-    if kind == "two turns":
-        row["messages"] += chat("And then?", f"Then {number + 1}.")["messages"]
-    return row
-
-
-rows = st.lists(st.sampled_from(["short", "long", "two turns", "bad"]), min_size=1, max_size=25)
-policies = st.fixed_dictionaries(
-    {
-        "over_long": st.sampled_from(["drop", "truncate_right", "truncate_left", "split"]),
-        "train_turns": st.sampled_from([None, "last", "one_row_per_turn"]),
-        "pack_samples": st.booleans(),
-        "mask_inputs": st.just(True),
-    }
+MODEL = Path(__file__).parents[1] / "examples/quickstart/model"
+REFUSING_TEMPLATE = (
+    "{% for m in messages %}{% if 'forbidden' in m.content %}{{ raise_exception('no such words') }}{% endif %}"
+    "<|turn_start|>{{ m.role }}\n{{ m.content }}<|turn_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn_start|>assistant\n{% endif %}"
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(rows, min_size=1, max_size=3), policies, st.data())
-def test_the_counts_add_up_to_all_rows(tiny_model, sources, options, data):
-    from transformers import AutoTokenizer
+def chat(*contents, **more):
+    messages = [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
+    return {"messages": messages, **more}
 
-    from arctic_sft import SFTDataConfig, SFTDataFactory
-    from arctic_training.data import SourceConfig
-    from arctic_training.preparation import Preparation
 
-    weighted = data.draw(st.booleans())
-    passes = [data.draw(st.sampled_from([1.0, 0.5, 2.0])) for _ in sources]
-    entries = [
-        SourceConfig(weight=1.0 + number if weighted else None, passes=times) for number, times in enumerate(passes)
+def lines(*rows):
+    return b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows)
+
+
+def speakers(*roles):
+    return {"messages": [{"role": role, "content": f"said by {role}"} for role in roles]}
+
+
+GOOD = chat("What is two plus two?", "Four.")
+UNTRAINED = chat("Hi", "Hello")
+UNTRAINED["messages"][1]["train"] = False
+
+
+@pytest.fixture
+def prepare(tmp_path, monkeypatch):
+    """Prepares files as a recipe would, and gives the prepared rows."""
+    monkeypatch.setenv("ARCTIC_HOME", str(tmp_path / "home"))
+
+    def prepare(*sources, template=None, **data):
+        recipe = {
+            "type": "sft",
+            "model": {"name_or_path": str(MODEL), "init": "random", "dtype": "fp32"},
+            "data": {"sources": list(sources), "max_length": 128, "num_proc": 1, "dl_num_workers": 0} | data,
+            "engine": {"type": "torch"},
+            "train_iters": 1,
+            "run_dir": str(tmp_path / "run"),
+        }
+        if template:
+            recipe["tokenizer"] = {"chat_template": template}
+        run = Run(get_config(recipe))
+        with run.only_preparing():
+            return run.rows["train"]
+
+    return prepare
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="rows.jsonl"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return str(path)
+
+    return write
+
+
+def places(rows):
+    return [(Path(fault["where"]).name, fault["category"]) for fault in rows.facts["refused"]]
+
+
+BAD_LINES = {
+    "malformed JSON": b'{"messages": [',
+    "invalid UTF-8": b'{"messages": "\xff"}',
+    "wrong type": {"messages": [{"role": "user", "content": 4}]},
+    "unknown format": {"headline": "no column that a chat could be in"},
+    "missing text": {"messages": [{"role": "user"}]},
+    "empty chat": {"messages": []},
+    "unknown role": speakers("user", "wizard"),
+    "roles out of order": speakers("user", "user", "assistant"),
+    "nothing to train on": UNTRAINED,
+    "template refuses": chat("say forbidden words", "no"),
+}
+
+
+@pytest.mark.parametrize("category", BAD_LINES)
+def test_a_bad_line_ends_the_run_with_file_line_and_exit_code_of_data_errors(prepare, write, category):
+    path = write(lines(GOOD, GOOD, BAD_LINES[category], GOOD))
+    with pytest.raises(BadRow) as caught:
+        prepare(path, template=REFUSING_TEMPLATE)
+    assert caught.value.exit_code == 4
+    assert caught.value.category == category
+    assert f"{path}:3" in str(caught.value).splitlines()[0]
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("position", [0, 2, 4])
+@pytest.mark.parametrize("category", BAD_LINES)
+def test_a_bad_line_is_left_out_counted_and_listed_wherever_it_stands(prepare, write, category, position):
+    rows = [GOOD] * 4
+    rows.insert(position, BAD_LINES[category])
+    prepared = prepare(write(lines(*rows)), template=REFUSING_TEMPLATE, on_bad_row="skip", max_bad_fraction=0.2)
+    assert prepared.facts["counts"] == {"rows read": 5, f"rows refused, {category}": 1, "rows kept": 4}
+    ((place, listed),) = places(prepared)
+    assert listed == category
+    assert place.startswith(f"rows.jsonl:{position + 1}")
+    assert len(prepared) == 4
+
+
+def test_the_error_is_that_of_the_first_bad_line_whatever_is_wrong_with_it(prepare, write):
+    with pytest.raises(BadRow, match=r"rows\.jsonl:2 .*role user after user"):
+        prepare(write(lines(GOOD, speakers("user", "user", "assistant"), b"{")))
+
+
+def test_refused_rows_are_listed_in_the_order_of_the_file(prepare, write):
+    path = write(lines(speakers("user", "user"), b"{", {"messages": []}, speakers("assistant"), b"}", *[GOOD] * 5))
+    listed = places(prepare(path, on_bad_row="skip", max_bad_fraction=1))
+    assert [place.partition(" ")[0] for place, _ in listed] == [f"rows.jsonl:{number}" for number in range(1, 6)]
+
+
+def test_more_bad_rows_than_are_allowed_end_the_run_with_their_number_and_examples(prepare, write):
+    path = write(lines(*[GOOD] * 17, b"{", {"messages": []}, speakers("user", "user", "assistant")))
+    assert len(prepare(path, on_bad_row="skip", max_bad_fraction=0.15)) == 17
+    with pytest.raises(DataError) as caught:
+        prepare(path, on_bad_row="skip", max_bad_fraction=0.14)
+    first, *examples, _ = str(caught.value).splitlines()
+    assert first.startswith("3 of the first 20 rows cannot be used, more than data.max_bad_fraction (0.14) of 20")
+    assert [f"rows.jsonl:{number}" in example for number, example in zip((18, 19, 20), examples, strict=True)] == [
+        True
+    ] * 3
+    assert caught.value.exit_code == 4
+
+
+def test_the_share_of_bad_rows_is_that_of_all_sources_together(prepare, write):
+    good, bad = write(lines(*[GOOD] * 18)), write(lines(b"{", GOOD), "bad.jsonl")
+    prepared = prepare(bad, good, on_bad_row="skip")
+    assert prepared.facts["counts"] == {"rows read": 20, "rows refused, malformed JSON": 1, "rows kept": 19}
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_bad_rows_at_the_start_middle_and_end_are_found_whichever_process_meets_them(prepare, write, num_proc):
+    rows = [GOOD] * 2101
+    bad = {0: b"{", 999: {"messages": []}, 1000: speakers("user", "user"), 1500: b"\xff", 2100: UNTRAINED}
+    for number, row in bad.items():
+        rows[number] = row
+    prepared = prepare(write(lines(*rows)), on_bad_row="skip", num_proc=num_proc)
+    assert [place.partition(" ")[0] for place, _ in places(prepared)] == [f"rows.jsonl:{n + 1}" for n in bad]
+    counts = prepared.facts["counts"]
+    assert (counts["rows read"], counts["rows kept"]) == (2101, 2096)
+    assert sum(number for name, number in counts.items() if name.startswith("rows refused")) == 5
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_a_bad_row_ends_the_run_whichever_process_meets_it(prepare, write, num_proc):
+    path = write(lines(*[GOOD] * 2050, b"{", *[GOOD] * 50))
+    with pytest.raises(BadRow, match=r"rows\.jsonl:2051"):
+        prepare(path, num_proc=num_proc)
+
+
+def test_bad_rows_of_csv_are_told_by_line(prepare, write):
+    table = io.StringIO()
+    csv.writer(table).writerows([["question", "answer"], ["a\nb", "c"], ["d"], ["e", "f"], ["g", "h", "i"], ["", ""]])
+    prepared = prepare(write(table.getvalue().encode(), "rows.csv"), on_bad_row="skip", max_bad_fraction=1)
+    assert prepared.facts["counts"] == {
+        "rows read": 5,
+        "rows refused, malformed CSV": 2,
+        "rows kept": 3,
+    }
+    assert places(prepared) == [("rows.csv:4", "malformed CSV"), ("rows.csv:6", "malformed CSV")]
+
+
+def test_bad_items_of_a_json_array_are_told_by_line(prepare, write):
+    items = b",\n".join(
+        [json.dumps(GOOD).encode(), b"4", b'{"messages": "\xe4"}', json.dumps(GOOD).encode(), b'{"messages": null}']
+    )
+    path = write(b"[\n" + items + b"\n]", "rows.json")
+    with pytest.raises(BadRow, match=r"rows\.json:3"):
+        prepare(path)
+    prepared = prepare(path, on_bad_row="skip", max_bad_fraction=1)
+    assert places(prepared) == [
+        ("rows.json:3, row 1", "wrong type"),
+        ("rows.json:4, row 2", "invalid UTF-8"),
+        ("rows.json:6, row 4", "empty chat"),
     ]
-    config = SFTDataConfig(
-        sources=entries, num_proc=1, max_length=80, on_bad_row="skip", max_bad_fraction=1.0, **options
-    )
-    run = SimpleNamespace(
-        trainer=SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(tiny_model)), model_max_length=None
-    )
-    factory = SFTDataFactory(config, run)
-    factory.preparation = Preparation("train", entries, config)
-    loaded = [[row_of(kind, number) for number, kind in enumerate(kinds)] for kinds in sources]
-    try:
-        prepared = factory.prepare(loaded, "train")
-    except DataError as error:  # no row is left, of all sources or of one with a weight
-        if "has a weight" in str(error):
-            return
-        prepared = []
-    counts = factory.counts
 
-    def total(beginning):
-        return sum(number for name, number in counts.items() if name.startswith(beginning))
 
-    used = sum(kind != "bad" for kinds in sources for kind in kinds)
-    assert counts["rows read"] == sum(map(len, sources)) == total("rows refused") + used
-    made = used + total("rows made") + total("rows repeated")
-    assert made == counts.get("rows kept", 0) + total("rows dropped")
-    if len(prepared):
-        assert sum(len(prepared.packs.pieces(number)) for number in range(len(prepared))) == counts["rows kept"]
+def test_an_array_that_is_no_json_ends_the_run_at_its_line_whatever_is_skipped(prepare, write):
+    path = write(b"[\n" + json.dumps(GOOD).encode() + b"\n{}]", "rows.json")
+    with pytest.raises(DataError, match=r"rows\.json:3: this file is not JSON") as caught:
+        prepare(path, on_bad_row="skip", max_bad_fraction=1)
+    assert caught.value.exit_code == 4
+
+
+def test_bad_rows_of_parquet_are_told_by_number(prepare, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    chats = [GOOD["messages"], [], None, speakers("user", "user")["messages"], GOOD["messages"]]
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"messages": chats}), path)
+    with pytest.raises(BadRow, match=r"rows\.parquet, row 1"):
+        prepare(str(path))
+    prepared = prepare(str(path), on_bad_row="skip", max_bad_fraction=1)
+    assert places(prepared) == [
+        ("rows.parquet, row 1", "empty chat"),
+        ("rows.parquet, row 2", "empty chat"),
+        ("rows.parquet, row 3", "roles out of order"),
+    ]
+    assert prepared.facts["counts"]["rows kept"] == 2
+
+
+def test_bytes_of_parquet_that_are_no_text_are_a_fault_of_their_row(prepare, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    answers = pyarrow.array([b"a", b"b", b"\xff", b"d"] * 30).view(pyarrow.string())
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["q"] * 120, "answer": answers}), path)
+    with pytest.raises(BadRow, match=r"rows\.parquet, row 2.*not UTF-8"):
+        prepare(str(path))
+    prepared = prepare(str(path), on_bad_row="skip", max_bad_fraction=0.25)
+    assert prepared.facts["counts"] == {"rows read": 120, "rows refused, invalid UTF-8": 30, "rows kept": 90}
+
+
+def test_a_column_that_the_recipe_names_and_a_row_lacks_is_a_missing_column(prepare, write):
+    path = write(lines({"a": "no q"}, *[{"q": "two plus two", "a": "four"}] * 9))
+    source = {"name_or_path": path, "role_mapping": {"user": "q", "assistant": "a"}}
+    with pytest.raises(BadRow, match=r"rows\.jsonl:1.*'q'"):
+        prepare(source)
+    prepared = prepare(source, on_bad_row="skip", max_bad_fraction=0.1)
+    assert places(prepared) == [("rows.jsonl:1", "missing column")]
+
+
+def test_a_first_row_without_messages_does_not_end_a_run_that_skips_whatever_the_source(prepare, write):
+    source = {"type": "huggingface", "name_or_path": write(lines({"text": "web"}, *[GOOD] * 9))}
+    with pytest.raises(BadRow, match=r"rows\.jsonl:1.*no column `messages`"):
+        prepare(source)
+    prepared = prepare(source, on_bad_row="skip", max_bad_fraction=0.1)
+    assert places(prepared) == [("rows.jsonl:1 (row 0)", "missing column")]
+
+
+def test_a_source_without_messages_is_told_before_anything_is_tokenised(prepare, write):
+    source = {"type": "huggingface", "name_or_path": write(lines(*[{"text": "web"}] * 30))}
+    with pytest.raises(DataError, match="chats need a column `messages`; found text"):
+        prepare(source, on_bad_row="skip", max_bad_fraction=1)
+
+
+def test_a_run_in_which_every_row_is_bad_says_what_was_wrong_with_them(prepare, write):
+    path = write(lines(*[speakers("user", "user")] * 3))
+    with pytest.raises(DataError, match="no train rows are left") as caught:
+        prepare(path, on_bad_row="skip", max_bad_fraction=1)
+    assert "3 rows refused, roles out of order" in caught.value.remedy
+
+
+def test_what_was_refused_is_said_with_the_first_places(prepare, write, caplog, capsys):
+    with caplog.at_level(logging.WARNING):
+        prepare(write(lines(b"{", *[GOOD] * 20)), on_bad_row="skip")
+    said = capsys.readouterr()
+    assert "1 rows refused, malformed JSON" in said.out + said.err
+    assert "rows.jsonl:1: this line is not JSON" in said.out + said.err

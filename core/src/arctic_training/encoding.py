@@ -86,16 +86,23 @@ def encode_batches(dataset: Any, encode: Encoder, num_proc: int) -> Iterator[tup
 
 def encode_numbers(dataset: Any, encode: Encoder, numbers: Sequence[int]) -> EncodedRows:
     """Encode the rows of these numbers; those that cannot be read are refused like those that cannot be encoded."""
-    rows, places, unreadable = [], [], []
+    rows, places = [], []
+    order: dict[str | None, int] = {}
+    unreadable = []
     for number in numbers:
         try:
             rows.append(dataset[number])
         except BadRow as error:
             unreadable.append(error)
+            order[error.where] = number
         else:
             places.append(place_of(dataset, number))
+            order[places[-1]] = number
     encoded = encode(rows, places)
-    return attrs.evolve(encoded, refused=[*unreadable, *encoded.refused]) if unreadable else encoded
+    if not unreadable:
+        return encoded
+    in_order = sorted([*unreadable, *encoded.refused], key=lambda error: order.get(error.where, numbers[-1]))
+    return attrs.evolve(encoded, refused=in_order)
 
 
 def place_of(dataset: Any, number: int) -> str:

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arctic_huggingface.faults import Fault, check_object
+from arctic_huggingface.faults import INVALID_UTF8, Fault, check_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,16 +80,31 @@ class TableRows(NumberedRows):
         self.table = table
         self.source = source
         self.numbers = range(len(table))
-        self._ahead: tuple[int, list[dict[str, Any]]] = 0, []
+        self._ahead: tuple[int, list[Any]] = 0, []
 
     def read(self, number: int) -> dict[str, Any]:
         start, rows = self._ahead
         if not start <= number < start + len(rows):
             follows = bool(rows) and number == start + len(rows)
-            rows = rows_of_table(self.table, number, TABLE_ROWS_AHEAD if follows else 1)
+            rows = self._rows(number, TABLE_ROWS_AHEAD if follows else 1)
             self._ahead = number, rows
             start = number
-        return check_object(rows[number - start])
+        row = rows[number - start]
+        if isinstance(row, Fault):
+            raise row.with_traceback(None)
+        return check_object(row)
+
+    def _rows(self, number: int, count: int) -> list[Any]:
+        """Rows from this number on, or the fault of one whose bytes are no text."""
+        try:
+            return rows_of_table(self.table, number, count)
+        except UnicodeDecodeError as error:
+            if count > 1:
+                return [
+                    row for one in range(number, min(number + count, len(self.table))) for row in self._rows(one, 1)
+                ]
+            byte = f"{error.object[error.start]:#04x}"
+            return [Fault(f"the row holds the byte {byte}, which is not UTF-8", INVALID_UTF8, "write it in UTF-8")]
 
     def place(self, number: int) -> str:
         return f"{self.source}, row {number}"

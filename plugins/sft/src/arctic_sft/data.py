@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from typing import Literal
 
 from arctic_sft.chat import ChatEncoder
@@ -10,6 +12,9 @@ from arctic_training.data import Rows
 from arctic_training.encoding import Encoder
 from arctic_training.errors import BadRow, DataError
 from arctic_training.token_data import TokenDataConfig, TokenDataFactory
+
+PROBED_ROWS = 20
+"""Rows of which one has to hold messages, so that a source of another shape is told before anything is tokenised."""
 
 
 class SFTDataConfig(TokenDataConfig):
@@ -49,22 +54,25 @@ class SFTDataFactory(TokenDataFactory):
         )
 
     def check_shape(self, dataset: Rows) -> None:
-        """Refuse rows without ``messages``.
+        """Refuse a source in which none of the first rows has ``messages``.
 
         Raises:
             DataError: the column is missing; names those that there are.
         """
-        columns = getattr(dataset, "column_names", None) or _columns_of_first(dataset)
-        if columns and "messages" not in columns:
+        if (columns := _columns(dataset)) and "messages" not in columns:
             raise DataError(
                 f"chats need a column `messages`; found {', '.join(sorted(columns))}",
                 remedy="use the source huggingface_instruct with a role_mapping from roles to these columns",
             )
 
 
-def _columns_of_first(dataset: Rows) -> list[str]:
-    """What the first row has, where it can be read; a source of another shape is told before anything is tokenised."""
-    try:
-        return list(dataset[0]) if len(dataset) else []
-    except BadRow:
-        return []
+def _columns(dataset: Rows) -> set[str]:
+    """The columns of a table, or those that the first rows have which can be read."""
+    if names := getattr(dataset, "column_names", None):
+        return set(names)
+    columns: set[str] = set()
+    for number in range(min(PROBED_ROWS, len(dataset))):
+        with contextlib.suppress(BadRow):
+            row = dataset[number]
+            columns.update(row if isinstance(row, Mapping) else ())
+    return columns
