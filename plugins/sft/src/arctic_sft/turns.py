@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 
 _BLOCK_START = re.compile(r"\{%([-+]?)\s*generation\s*([-+]?)%\}")
 _BLOCK_END = re.compile(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}")
+# Tags within which a template may look at what a block wrote, instead of writing it.
+_LOOKS_AT_TEXT = re.compile(r"\b(endset|endfilter|endmacro|endcall|endblock|extends|include|import)\b")
 # Code points that Unicode keeps out of text, for use within a program.
 _START_MARK, _END_MARK = "\ufdd0", "\ufdd1"
+COMPARED_CHATS = 100
+"""Plain chats whose text is compared with and without marks before it is taken from what has them."""
+
+
+Span = tuple[int, int]
 
 
 class Turn(NamedTuple):
@@ -60,6 +67,11 @@ class TurnFinder:
         self.specials = specials
         self.usual = "\0"  # the special token that ended the turn before: there may be hundreds of them
         self.marked = ChatTemplate(tokenizer, _marked(source)) if _BLOCK_START.search(source) else None
+        # Without such tags marks go straight into the text. So a plain chat, after many that were compared, is rendered
+        # with marks alone.
+        self.marks_are_free = bool(self.marked) and not _LOOKS_AT_TEXT.search(source)
+        self._compared = 0
+        self._seen: tuple[Chat, str, list[Span]] | None = None
         self.habits = habits_of(self.template, specials, self._first_block if self.marked else None)
 
     def text(self, chat: Chat) -> str:
@@ -70,6 +82,10 @@ class TurnFinder:
         """
         if not chat.plain:
             self._check_parts(chat)
+        if self.marks_are_free and chat.plain and self._compared >= COMPARED_CHATS:
+            text, blocks = self._blocks(chat)
+            self._seen = chat, text, blocks
+            return text
         return self.template.text(chat.messages, chat.tools, plain=chat.plain)
 
     def turns(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
@@ -129,10 +145,11 @@ class TurnFinder:
 
     def _turns_from_blocks(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
         if _START_MARK in text or _END_MARK in text:
-            raise UnusableChat(
-                "the chat holds U+FDD0 or U+FDD1, which Unicode keeps out of text", INVALID_TEXT, "take them out"
-            )
-        unmarked, blocks = self._blocks(chat)
+            raise _holds_marks()
+        if self._seen is not None and self._seen[0] is chat and self._seen[1] is text:
+            unmarked, blocks = self._seen[1:]
+        else:
+            unmarked, blocks = self._blocks(chat)
         if unmarked != text:
             raise UnusableChat(
                 "the chat template writes something else when its generation blocks are marked, "
@@ -140,6 +157,7 @@ class TurnFinder:
                 NO_MASK,
                 "let the template write its {% generation %} blocks as they are, without filters around them",
             )
+        self._compared += chat.plain
         turns = []
         for number in numbers:
             start, stop = blocks[chat.answers.index(number)]
@@ -192,7 +210,7 @@ class TurnFinder:
         answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
         return self._blocks(Chat(messages, None, answers))[1][0][0]
 
-    def _blocks(self, chat: Chat) -> tuple[str, list[tuple[int, int]]]:
+    def _blocks(self, chat: Chat) -> tuple[str, list[Span]]:
         """The text of a chat and where the blocks of its assistant messages stand in it."""
         assert self.marked
         before, *rest = self.marked.text(chat.messages, chat.tools, plain=chat.plain).split(_START_MARK)
@@ -203,13 +221,22 @@ class TurnFinder:
                 blocks.append((position, position + len(block)))
             parts += block, after
             position += len(block) + len(after)
+        text = "".join(parts)
+        if len(rest) > len(blocks) or _END_MARK in text:
+            raise _holds_marks()
         if len(blocks) != len(chat.answers):
             raise UnusableChat(
                 f"the chat template has {len(blocks)} generation blocks for {len(chat.answers)} assistant messages",
                 NO_MASK,
                 "put the text of every assistant message into one {% generation %} block of the template",
             )
-        return "".join(parts), blocks
+        return text, blocks
+
+
+def _holds_marks() -> UnusableChat:
+    return UnusableChat(
+        "the chat holds U+FDD0 or U+FDD1, which Unicode keeps out of text", INVALID_TEXT, "take them out"
+    )
 
 
 def _no_prompt(number: int) -> UnusableChat:
