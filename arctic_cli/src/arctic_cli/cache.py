@@ -6,18 +6,22 @@ import datetime
 import json
 import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from arctic_cli.options import Settings
-from arctic_cli.terminal import print_table, say
+from arctic_cli.terminal import counted, print_table, say
 
 if TYPE_CHECKING:
     from arctic_training.cache_entries import Entry
 
 DAY = 24 * 3600
+LONGEST_VALUE = 60
+"""Characters of a value that is printed."""
+_HASH = re.compile("[0-9a-f]{40}")
 _UNITS = {"h": 3600, "d": DAY, "w": 7 * DAY}
 
 directory_option = click.option(
@@ -45,7 +49,7 @@ def list_entries(directory: str | None, as_json: bool) -> None:
         return
     if found:
         print_table(("KEY", "SPLIT", "STATE", "SIZE", "LAST USED", "RECIPE"), [_row(entry) for entry in found])
-    say(f"{len(found)} entries, {_size(sum(entry.size for entry in found))} in {place}")
+    say(f"{_entries(found)}, {_size(sum(entry.size for entry in found))} in {place}")
 
 
 @cache.command()
@@ -54,22 +58,14 @@ def list_entries(directory: str | None, as_json: bool) -> None:
 @click.pass_obj
 def explain(settings: Settings, recipe: str, overrides: tuple[str, ...]) -> None:
     """Tell whether the data of RECIPE is kept, and if not, what differs from the nearest that is."""
-    import shutil
-    import tempfile
-
-    from arctic_training.api import configure
+    from arctic_cli.preparing import preparing
     from arctic_training.cache_entries import entries
     from arctic_training.data_cache import cache_directory
-    from arctic_training.run import Run
 
-    directory = tempfile.mkdtemp(prefix="arctic-cache-")
-    words = [*overrides, f"run_dir={directory}"]
-    run = Run(configure(recipe, words, block=settings.block, code=settings.code, refuse_broken=True))
-    with run.only_preparing(rows=False):
+    with preparing(recipe, overrides, settings, rows=False) as run:
         found = entries(cache_directory(run.config.data.cache_dir))
         for name in ("train", *run.config.data.eval_sets):
             _explain(run, name, found)
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _explain(run: Any, name: str, found: list[Entry]) -> None:
@@ -86,15 +82,28 @@ def _explain(run: Any, name: str, found: list[Entry]) -> None:
     if any(entry.key == key and entry.whole for entry in found):
         say(f"{name}: kept as {key}", fg="green")
         return
-    say(f"{name}: not kept; its key would be {key}", fg="yellow")
+    say(f"{name}: not kept; it would be {key}", fg="yellow")
     best = nearest(parts, name, found)
     if best is None:
-        say("  nothing that was prepared for it is kept")
+        say("  nothing else that was prepared for it is kept")
         return
     entry, differing = best
-    say(f"  the nearest is {entry.key}, of {_date(entry.created)}; what differs:")
+    recipe = f", from {Path(entry.recipe).name}" if entry.recipe else ""
+    say(f"  the nearest is {entry.key}, prepared {_date(entry.created)}{recipe}, where")
     for path, theirs, mine in differing:
-        say(f"  {path}: {_short(theirs)} there, {_short(mine)} here")
+        say(f"    {_difference(path, theirs, mine)}")
+
+
+def _difference(path: str, theirs: Any, mine: Any) -> str:
+    """What stands at a path, where it is short enough to be read; else that it differs."""
+    if theirs is None and isinstance(mine, (Mapping, str)):
+        return f"{path} is only here"
+    if mine is None and isinstance(theirs, (Mapping, str)):
+        return f"{path} is only there"
+    texts = [json.dumps(value) for value in (mine, theirs)]
+    if any(_HASH.search(text) or len(text) > LONGEST_VALUE for text in texts):
+        return f"{path} differs"
+    return f"{path} differs: {texts[0]} here, {texts[1]} there"
 
 
 @cache.command()
@@ -115,7 +124,11 @@ def gc(directory: str | None, older_than: str, everything: bool, dry_run: bool) 
         state = "in preparation, stays" if entry not in gone else "would go" if dry_run else "gone"
         say(f"{state}: {entry.key}  {_size(entry.size)}  {entry.split}, last used {_date(entry.used)}")
     verb = "would be freed" if dry_run else "freed"
-    say(f"{len(gone)} entries, {_size(sum(entry.size for entry in gone))} {verb}")
+    say(f"{_entries(gone)}, {_size(sum(entry.size for entry in gone))} {verb}")
+
+
+def _entries(found: Sequence[Entry]) -> str:
+    return counted(len(found), "entry", "entries")
 
 
 def _seconds(age: str) -> float:
@@ -154,10 +167,3 @@ def _size(size: float) -> str:
             return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
         size /= 1024
     raise AssertionError("the last unit holds everything")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40,}", value):
-        return f"{value[:12]}..."
-    return text if len(text) <= 60 else f"{text[:57]}..."

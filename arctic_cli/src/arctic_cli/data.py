@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
+import math
 import sys
-import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from arctic_cli.options import Settings
-from arctic_cli.terminal import say, wants_color
+from arctic_cli.preparing import preparing
+from arctic_cli.terminal import counted, say, wants_color
 from arctic_training.errors import UsageError
 
 if TYPE_CHECKING:
     from arctic_training.prepared import PreparedRows
     from arctic_training.row_view import Document
     from arctic_training.run import Run
+    from arctic_training.trainer_config import TrainerConfig
 
 BAR = 40
 """Characters of the longest bar of a histogram."""
@@ -29,7 +30,7 @@ BAR = 40
 @click.argument("overrides", nargs=-1, metavar="[key=value ...]")
 @click.option("--show", metavar="N", type=click.IntRange(0), default=0, help="Print N rows, what is trained marked.")
 @click.option("--split", metavar="NAME", help="Only train, or the evaluation set of this name.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 @click.pass_context
 def data(
     context: click.Context, recipe: str, overrides: tuple[str, ...], show: int, split: str | None, as_json: bool
@@ -51,23 +52,41 @@ def show_data(
     as_json: bool = False,
 ) -> None:
     """Prepare and print; see ``data``."""
-    from arctic_training.api import configure
-    from arctic_training.run import Run
 
-    directory = tempfile.mkdtemp(prefix="arctic-data-")
-    words = ["data.streaming=false", *overrides, f"run_dir={directory}"]
-    run = Run(configure(recipe, words, block=settings.block, code=settings.code, refuse_broken=True))
-    with run.only_preparing():
+    def check(config: TrainerConfig) -> None:
+        known = ["train", *config.data.eval_sets]
+        if split and split not in known:
+            raise UsageError(f"there is no data {split!r}", remedy=f"--split is one of {', '.join(known)}")
+
+    with preparing(recipe, overrides, settings, check=check) as run:
         names = [split] if split else list(run.all_rows)
-        if split and split not in run.all_rows:
-            raise UsageError(f"there is no data {split!r}", remedy=f"--split is one of {', '.join(run.all_rows)}")
         if as_json:
-            click.echo(json.dumps({name: run.data_facts[name] for name in names}, indent=2))
+            click.echo(json.dumps({name: _as_json(run, name, show) for name in names}, indent=2))
+            return
         for name in names:
-            if not as_json:
-                _print_figures(name, run.data_facts[name])
+            _print_figures(name, run.data_facts[name])
             _print_rows(run, name, run.all_rows[name], show)
-    shutil.rmtree(directory, ignore_errors=True)  # after an error its log is still there
+
+
+def _as_json(run: Run, name: str, show: int) -> dict[str, Any]:
+    """The figures, and with ``show`` that many rows: of each its documents, of each the stretches of its text."""
+    facts = run.data_facts[name]
+    if not show:
+        return facts
+    from arctic_training.row_view import documents_of
+
+    shown = [
+        [
+            {
+                "tokens": document.tokens,
+                "trained_tokens": document.trained_tokens,
+                "stretches": [stretch._asdict() for stretch in document.stretches],
+            }
+            for document in documents_of(row, run.trainer.tokenizer)
+        ]
+        for row in run.all_rows[name][:show]
+    ]
+    return {**facts, "shown": shown}
 
 
 def _print_figures(name: str, facts: dict[str, Any]) -> None:
@@ -83,7 +102,7 @@ def _print_figures(name: str, facts: dict[str, Any]) -> None:
     most = max(histogram.values(), default=0)
     for limit, number in histogram.items():
         span = f"{limit // 2 + 1:,} to {limit:,}" if limit > 1 else "1"
-        say(f"  {span:>18} tokens {number:>10,}  {'#' * round(BAR * number / most)}".rstrip())
+        say(f"  {span:>18} tokens {number:>10,}  {'#' * math.ceil(BAR * number / most)}")
     for source in facts.get("sources", ()):
         share = source["trained_tokens"] / max(facts["trained_tokens"], 1)
         say(
@@ -94,8 +113,8 @@ def _print_figures(name: str, facts: dict[str, Any]) -> None:
 
 def _rows_in_words(facts: dict[str, Any]) -> str:
     if "fill" in facts:
-        return f"{facts['documents']:,} rows in {facts['rows']:,} packs"
-    return f"{facts['rows']:,} rows"
+        return f"{counted(facts['documents'], 'row')} in {counted(facts['rows'], 'pack')}"
+    return counted(facts["rows"], "row")
 
 
 def _figures(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -80,6 +80,7 @@ class Run:
         self._own_plugins: list[Any] = []
         self._joined = False
         self.is_over = False
+        self.only_prepares = False
 
     def execute(self) -> None:
         """Run from beginning to end, and tidy up however it ends."""
@@ -98,7 +99,9 @@ class Run:
 
     @contextlib.contextmanager
     def only_preparing(self, *, rows: bool = True) -> Iterator[None]:
-        """Prepare data and nothing else; ``rows=False`` stops before, with tokenizer and architecture built."""
+        """Prepare data and nothing else, streamed data too; ``rows=False`` stops before, with tokenizer and
+        architecture built."""
+        self.only_prepares = True
         try:
             self.configure()
             self.build_for_data()
@@ -125,7 +128,8 @@ class Run:
         self.plugins.refuse_broken()
         self.plugins.check_pending()
         preflight.refuse_later_keys(self.config)
-        preflight.refuse_endless_streams(self.config)
+        if not self.only_prepares:
+            preflight.refuse_endless_streams(self.config)
         self.device = distributed.choose_device(self.world)
         seed_everything(self.config.seed)
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -158,7 +162,7 @@ class Run:
 
     def prepare_data(self) -> None:
         """Prepare rows, or find them prepared; no process group exists yet, so nobody can time out on it."""
-        if self.config.data.streaming:
+        if self.config.data.streaming and not self.only_prepares:
             self.say(f"data: train: streamed, {self.config.data.stream_buffer:,} rows at a time")
         else:
             self.rows["train"] = prepared_rows(self, "train")
@@ -342,10 +346,11 @@ class Run:
         return Path(given) if given else self.run_dir / "kill_switch"
 
     def _start_reporting(self) -> None:
-        paths = [self.run_dir / "metrics.jsonl"]
-        if "train_log_metrics_path" in self.config.given:
-            paths.append(Path(self.config.train_log_metrics_path))
-        self._register(MetricsFile(paths), "metrics file")
+        if not self.only_prepares:
+            paths = [self.run_dir / "metrics.jsonl"]
+            if "train_log_metrics_path" in self.config.given:
+                paths.append(Path(self.config.train_log_metrics_path))
+            self._register(MetricsFile(paths), "metrics file")
         self._progress = Progress()
         self._register(self._progress, "progress")
 
@@ -357,12 +362,15 @@ class Run:
     def _say_what_runs(self) -> None:
         others = [info for info in self.plugins.plugins if info.status == "active" and info.distribution]
         names = ", ".join(f"{info.name} {info.version}" for info in others)
-        self.say(f"arctic: {self.config.type} in {shown_path(self.run_dir)}, with {names or 'no plugins'}")
+        what = (
+            f"data of {self.config.type}" if self.only_prepares else f"{self.config.type} in {shown_path(self.run_dir)}"
+        )
+        self.say(f"arctic: {what}, with {names or 'no plugins'}")
         if self.code:
             self.say(f"code: {shown_path(self.code.path)}, sha256 {self.code.sha256[:16]}")
-        self.say(
-            f"engine: {self.engine_class.name} on {self.world.size} x {self.device.type}, since {self.engine_reason}"
-        )
+        if not self.only_prepares:
+            place = f"{self.world.size} x {self.device.type}"
+            self.say(f"engine: {self.engine_class.name} on {place}, since {self.engine_reason}")
         for warning in self.config.warnings:
             self.warn(warning)
 

@@ -1,0 +1,52 @@
+"""A run that prepares data and ends before training, for the commands that look at data and leave no run behind."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from arctic_cli.options import Settings
+
+if TYPE_CHECKING:
+    from arctic_training.run import Run
+    from arctic_training.trainer_config import TrainerConfig
+
+
+@contextlib.contextmanager
+def preparing(
+    recipe: str,
+    overrides: tuple[str, ...],
+    settings: Settings,
+    *,
+    rows: bool = True,
+    check: Callable[[TrainerConfig], None] = lambda config: None,
+) -> Iterator[Run]:
+    """A run of a recipe, with its rows prepared, in a directory that goes with it; after an error its log stays there.
+
+    Args:
+        recipe: its path.
+        overrides: ``key=value`` texts.
+        settings: the options of every command.
+        rows: false builds what data is prepared with, and prepares none.
+        check: is called with the configuration before anything is built.
+    """
+    from arctic_training.api import configure
+    from arctic_training.run import Run
+
+    directory = tempfile.mkdtemp(prefix="arctic-data-")
+    run = None
+    try:
+        words = [*overrides, f"run_dir={directory}", "logger.output_dir=null"]
+        config = configure(recipe, words, block=settings.block, code=settings.code, refuse_broken=True)
+        check(config)
+        run = Run(config)
+        with run.only_preparing(rows=rows):
+            yield run
+    except BaseException:
+        if run is None:  # there is no log yet
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
+    shutil.rmtree(directory, ignore_errors=True)
