@@ -150,6 +150,10 @@ class TokenDataFactory(DataFactory):
             pieces = fit(pieces, base, self.max_length, policy, self.count)
         if mix:
             pieces = self._mixture(pieces, base)
+        if self.config.repeat_to_pack_max_length and self.preparation.for_training:
+            numbers = repeat_to_fill(pieces.lengths, self.max_length)
+            self.count("rows repeated to fill a pack", len(numbers) - len(pieces))
+            pieces = pieces.select(numbers)
         self.count("rows kept", len(pieces))
         if self.config.pack_samples and len(pieces):
             return self._packed(pieces, base)
@@ -240,16 +244,10 @@ class TokenDataFactory(DataFactory):
         trained = [pieces.trained[of_source] for of_source in numbers]
         drawn = draw(shares, trained, self.config.weight_by, self.config.seed)
         for of_source, chosen in zip(numbers, drawn, strict=True):
-            used = len(np.unique(chosen))
-            self.count("rows dropped, left out by the mixture", len(of_source) - used)
-            self.count("rows repeated by the mixture", len(chosen) - used)
+            self.count_mixed(len(of_source), chosen)
         return pieces.select(np.concatenate([of[chosen] for of, chosen in zip(numbers, drawn, strict=True)]))
 
     def _packed(self, pieces: Pieces, base: TokenRows) -> PlannedRows:
-        if self.config.repeat_to_pack_max_length and self.preparation.for_training:
-            numbers = repeat_to_fill(pieces.lengths, self.max_length)
-            self.count("rows repeated to fill a pack", len(numbers) - len(pieces))
-            pieces = pieces.select(numbers)
         if self.config.always_max_length:
             if POSITIONS in base.columns:
                 raise DataError(
