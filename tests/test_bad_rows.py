@@ -301,3 +301,10 @@ def test_what_was_refused_is_said_with_the_first_places(prepare, write, caplog, 
     said = capsys.readouterr()
     assert "1 rows refused, malformed JSON" in said.out + said.err
     assert "rows.jsonl:1: this line is not JSON" in said.out + said.err
+
+
+def test_plain_text_for_a_trainer_of_chats_is_told_which_trainer_takes_it(prepare, write):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: holds plain text.*the columns text") as caught:
+        prepare(write(lines(*[{"text": "web"}] * 30)), on_bad_row="skip")
+    assert "type: causal" in caught.value.remedy
+    assert caught.value.exit_code == 4
