@@ -261,9 +261,50 @@ def test_a_run_in_which_every_row_is_bad_says_what_was_wrong_with_them(prepare, 
     assert "3 rows refused, roles out of order" in caught.value.remedy
 
 
+TOKENS = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}
+BAD_TOKENS = {
+    "malformed JSON": b"{",
+    "missing column": {"input_ids": [5, 6]},
+    "wrong type": {"input_ids": [5, "six"], "labels": [5, 6]},
+    "columns of different lengths": {"input_ids": [5, 6], "labels": [5]},
+    "no tokens": {"input_ids": [], "labels": []},
+    "nothing to train on": {"input_ids": [5, 6], "labels": [5, -100]},
+}
+
+
+@pytest.mark.parametrize("category", BAD_TOKENS)
+def test_a_bad_row_of_tokens_is_told_or_skipped_like_any_other(prepare, write, category):
+    source = {"name_or_path": write(lines(BAD_TOKENS[category], *[TOKENS] * 9)), "process": False}
+    with pytest.raises(BadRow) as caught:
+        prepare(source)
+    assert "rows.jsonl:1" in caught.value.where
+    prepared = prepare(source, on_bad_row="skip", max_bad_fraction=0.1)
+    assert prepared.facts["counts"] == {"rows read": 10, f"rows refused, {category}": 1, "rows kept": 9}
+    assert places(prepared)[0][1] == category
+
+
+def test_rows_of_tokens_without_labels_in_a_table_are_refused_by_number(prepare, tmp_path):
+    import datasets
+
+    bad = {"input_ids": [5, 6], "labels": [5, -100]}
+    datasets.Dataset.from_list([TOKENS, bad, TOKENS]).save_to_disk(str(tmp_path / "saved"))
+    source = {"name_or_path": str(tmp_path / "saved"), "process": False}
+    with pytest.raises(BadRow, match="row 1"):
+        prepare(source)
+    prepared = prepare(source, on_bad_row="skip", max_bad_fraction=0.5)
+    assert prepared.facts["counts"] == {"rows read": 3, "rows refused, nothing to train on": 1, "rows kept": 2}
+
+
 def test_what_was_refused_is_said_with_the_first_places(prepare, write, caplog, capsys):
     with caplog.at_level(logging.WARNING):
         prepare(write(lines(b"{", *[GOOD] * 20)), on_bad_row="skip")
     said = capsys.readouterr()
     assert "1 rows refused, malformed JSON" in said.out + said.err
     assert "rows.jsonl:1: this line is not JSON" in said.out + said.err
+
+
+def test_plain_text_for_a_trainer_of_chats_is_told_which_trainer_takes_it(prepare, write):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: holds plain text.*the columns text") as caught:
+        prepare(write(lines(*[{"text": "web"}] * 30)), on_bad_row="skip")
+    assert "type: causal" in caught.value.remedy
+    assert caught.value.exit_code == 4

@@ -332,6 +332,14 @@ class DataFactory(Component):
         """Add to a count of the report, such as rows dropped; said once when preparation ends."""
         self.preparation.count(name, number)
 
+    def count_mixed(self, number: int, drawn: np.ndarray) -> None:
+        """Count what a mixture leaves out and repeats of a source of so many rows, of which these were drawn."""
+        import numpy as np
+
+        used = len(np.unique(drawn))
+        self.count("rows dropped, left out by the mixture", number - used)
+        self.count("rows repeated by the mixture", len(drawn) - used)
+
     def split_data(self, dataset: Rows) -> tuple[Rows, Rows]:
         """Divide training rows by ``train_eval_split``, at random, the same way in every run with this seed."""
         share = round(len(dataset) * self.config.train_eval_split[1])
@@ -349,6 +357,7 @@ class DataFactory(Component):
             for source, rows in zip(preparation.sources, datasets, strict=True)
         ]
         rows = self.finish(self.mixed(processed))
+        preparation.count("rows kept", preparation.num_open)  # where finish did not say it
         if not len(rows):
             raise DataError(
                 f"no {split} rows are left after preparation",
@@ -365,6 +374,8 @@ class DataFactory(Component):
         drawn = draw(
             [source.share for source in self.preparation.sources], trained, self.config.weight_by, self.config.seed
         )
+        for rows, numbers in zip(parts, drawn, strict=True):
+            self.count_mixed(len(rows), numbers)
         return concatenate([select(rows, numbers.tolist()) for rows, numbers in zip(parts, drawn, strict=True)])
 
     def create_stream(self) -> Loader:
@@ -379,10 +390,11 @@ class DataFactory(Component):
 
     def _processed(self, rows: Rows) -> Rows:
         """What ``process`` makes of a source; of rows that it does not count itself, all were read."""
-        before = self.counts.get("rows read", 0)
+        before, others = self.counts.get("rows read", 0), self.preparation.num_open
         processed = self.process(rows)
         if self.counts.get("rows read", 0) == before:
             self.preparation.read(len(rows))
+        self.preparation.settle(others + len(processed), "process")
         return processed
 
     def _as_they_are(self, rows: Rows) -> Rows:

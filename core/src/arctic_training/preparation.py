@@ -17,13 +17,23 @@ SHOWN = 20
 """Refused rows that are kept with their place and reason."""
 
 
+SIGNS = {"rows read": 1, "rows refused": -1, "rows made": 1, "rows repeated": 1, "rows dropped": -1, "rows kept": -1}
+"""How counts whose names begin so add up: to 0 when preparation is over."""
+
+
 @attrs.define(eq=False)
 class Preparation:
     """What a data factory prepares at the moment, and its account of the rows.
 
-    Every row that is read is refused or used; every row that is made of those is dropped or kept. ``counts`` says how
-    many and why, under names that begin with ``rows read``, ``rows refused``, ``rows made``, ``rows dropped`` and
-    ``rows kept``.
+    Nothing is lost without a count, and the counts add up. Of the names in ``counts``,
+
+    - ``rows read`` = the sum of ``rows refused, WHY`` + the rows used,
+    - the rows used + ``rows made from several turns`` + ``rows made by splitting`` + ``rows repeated by the mixture`` +
+      ``rows repeated to fill a pack`` = the sum of ``rows dropped, WHY`` + ``rows kept``.
+
+    Names that begin otherwise tell more and add nothing: ``rows cut to max_length`` and ``rows split, WHY`` are of rows
+    that are used, ``packs dropped, WHY`` of packs that rows kept were put into. A count that a data factory adds takes
+    part by beginning with ``rows made``, ``rows repeated`` or ``rows dropped``.
 
     Attributes:
         split: ``train`` or ``eval``.
@@ -50,8 +60,9 @@ class Preparation:
         return self.split == "train"
 
     def count(self, name: str, number: int) -> None:
-        """Add to a count of the report."""
-        self.counts[name] = self.counts.get(name, 0) + int(number)
+        """Add to a count of the report, in which only ``rows read`` and ``rows kept`` may be 0."""
+        if number or name in ("rows read", "rows kept"):
+            self.counts[name] = self.counts.get(name, 0) + int(number)
 
     def read(self, number: int, refused: Sequence[BadRow] = ()) -> None:
         """Take note of rows that were read, and of those among them that cannot be used.
@@ -80,6 +91,24 @@ class Preparation:
     def num_refused(self) -> int:
         """Rows refused so far."""
         return sum(number for name, number in self.counts.items() if name.startswith("rows refused"))
+
+    @property
+    def num_open(self) -> int:
+        """Rows that were read or made and that no count says anything more about."""
+        return sum(
+            sign * number
+            for name, number in self.counts.items()
+            for beginning, sign in SIGNS.items()
+            if name.startswith(beginning)
+        )
+
+    def settle(self, number: int, step: str) -> None:
+        """Count what a step made or left out, if ``number`` rows are there after it and no count tells why."""
+        difference = number - self.num_open
+        if difference > 0:
+            self.count(f"rows made by {step}", difference)
+        elif difference < 0:
+            self.count(f"rows dropped, left out by {step}", -difference)
 
     def next_directory(self) -> Path | None:
         """A directory for the rows of the next source."""

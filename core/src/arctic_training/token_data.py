@@ -17,6 +17,7 @@ from arctic_training.data import DataConfig, DataFactory, Rows, concatenate
 from arctic_training.dataloader import Loader
 from arctic_training.encoding import Encoder, encode_batches
 from arctic_training.errors import DataError
+from arctic_training.given_tokens import GivenTokens, clean_table
 from arctic_training.loss import IGNORE_INDEX
 from arctic_training.mixture import draw
 from arctic_training.packing import Packs, fill_packs, plan_packs, repeat_to_fill, whole_rows
@@ -117,23 +118,7 @@ class TokenDataFactory(DataFactory):
             DataError: too many cannot be used.
         """
         self.check_shape(dataset)
-        directory = self.preparation.next_directory()
-        writer = TokenWriter(directory) if directory is not None else None
-        made: list[TokenRows] = []
-        for number, encoded in encode_batches(dataset, self.encoder(), self.config.num_proc):
-            self.preparation.read(number, encoded.refused)
-            used = number - len(encoded.refused)
-            if len(encoded.lengths) != used:
-                self.count("rows made from several turns", len(encoded.lengths) - used)
-            if writer is not None:
-                writer.append(encoded.columns, encoded.lengths)
-            elif len(encoded.lengths):
-                made.append(TokenRows(encoded.columns, encoded.lengths))
-        if writer is not None:
-            return writer.close()
-        rows = joined_in_memory(made)
-        rows.parts = [len(rows)]
-        return rows
+        return self._encoded(dataset, self.encoder())
 
     def mixed(self, parts: Sequence[Rows]) -> Rows:
         """The rows of all sources, one after the other; ``finish`` mixes what is left of them."""
@@ -165,6 +150,10 @@ class TokenDataFactory(DataFactory):
             pieces = fit(pieces, base, self.max_length, policy, self.count)
         if mix:
             pieces = self._mixture(pieces, base)
+        if self.config.repeat_to_pack_max_length and self.preparation.for_training:
+            numbers = repeat_to_fill(pieces.lengths, self.max_length)
+            self.count("rows repeated to fill a pack", len(numbers) - len(pieces))
+            pieces = pieces.select(numbers)
         self.count("rows kept", len(pieces))
         if self.config.pack_samples and len(pieces):
             return self._packed(pieces, base)
@@ -205,6 +194,32 @@ class TokenDataFactory(DataFactory):
                 batch[POSITIONS][number, end:] = np.arange(length - end)
         return {name: torch.from_numpy(values_BL) for name, values_BL in batch.items()}
 
+    def _as_they_are(self, rows: Rows) -> Rows:
+        clean = clean_table(rows)
+        if clean is None:
+            return self._encoded(rows, GivenTokens(rows))
+        self.preparation.read(len(rows))
+        return clean
+
+    def _encoded(self, dataset: Rows, encoder: Encoder) -> TokenRows:
+        directory = self.preparation.next_directory()
+        writer = TokenWriter(directory) if directory is not None else None
+        made: list[TokenRows] = []
+        for number, encoded in encode_batches(dataset, encoder, self.config.num_proc):
+            self.preparation.read(number, encoded.refused)
+            used = number - len(encoded.refused)
+            if len(encoded.lengths) != used:
+                self.count("rows made from several turns", len(encoded.lengths) - used)
+            if writer is not None:
+                writer.append(encoded.columns, encoded.lengths)
+            elif len(encoded.lengths):
+                made.append(TokenRows(encoded.columns, encoded.lengths))
+        if writer is not None:
+            return writer.close()
+        rows = joined_in_memory(made)
+        rows.parts = [len(rows)]
+        return rows
+
     def _token_rows(self, dataset: Rows) -> TokenRows:
         """The processed rows of all sources as token rows, in files where this preparation has a directory."""
         parts = getattr(dataset, "parts", None) if not isinstance(dataset, TokenRows) else None
@@ -236,16 +251,10 @@ class TokenDataFactory(DataFactory):
         trained = [pieces.trained[of_source] for of_source in numbers]
         drawn = draw(shares, trained, self.config.weight_by, self.config.seed)
         for of_source, chosen in zip(numbers, drawn, strict=True):
-            used = len(np.unique(chosen))
-            self.count("rows dropped, left out by the mixture", len(of_source) - used)
-            self.count("rows repeated by the mixture", len(chosen) - used)
+            self.count_mixed(len(of_source), chosen)
         return pieces.select(np.concatenate([of[chosen] for of, chosen in zip(numbers, drawn, strict=True)]))
 
     def _packed(self, pieces: Pieces, base: TokenRows) -> PlannedRows:
-        if self.config.repeat_to_pack_max_length and self.preparation.for_training:
-            numbers = repeat_to_fill(pieces.lengths, self.max_length)
-            self.count("rows repeated to fill a pack", len(numbers) - len(pieces))
-            pieces = pieces.select(numbers)
         if self.config.always_max_length:
             if POSITIONS in base.columns:
                 raise DataError(

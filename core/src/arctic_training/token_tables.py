@@ -25,11 +25,7 @@ def token_rows_of(dataset: Any) -> TokenRows:
         return joined_in_memory([])
     names = list(getattr(dataset, "column_names", None) or dataset[0])
     wanted = [*COLUMNS, POSITIONS] if POSITIONS in names else list(COLUMNS)
-    if not set(wanted) <= set(names):
-        raise DataError(
-            f"prepared rows must have the columns input_ids and labels; found {', '.join(sorted(names))}",
-            remedy="remove `process: false` from the source if its rows are still text",
-        )
+    refuse_missing_columns(names)
     columns, lengths = {}, {}
     for name in wanted:
         columns[name], lengths[name] = _flat_column(dataset, name)
@@ -42,6 +38,19 @@ def token_rows_of(dataset: Any) -> TokenRows:
     if len(empty):
         raise DataError(f"row {int(empty[0])}: no tokens", remedy="remove empty rows")
     return TokenRows(columns, lengths["input_ids"])
+
+
+def refuse_missing_columns(names: Sequence[str]) -> None:
+    """Refuse columns that are not those of tokens.
+
+    Raises:
+        DataError: ``input_ids`` or ``labels`` is not among them.
+    """
+    if not set(COLUMNS) <= set(names):
+        raise DataError(
+            f"prepared rows must have the columns input_ids and labels; found {', '.join(sorted(names))}",
+            remedy="remove `process: false` from the source if its rows are still text",
+        )
 
 
 def joined_in_memory(parts: Sequence[TokenRows]) -> TokenRows:
@@ -85,5 +94,7 @@ def _flat_column(dataset: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         return np.concatenate(values).astype(np.int32), np.array([len(value) for value in values], np.int64)
     chunks = dataset.select_columns([name]).with_format("arrow")[:].column(0).chunks
     values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks]
+    if any(chunk.null_count for chunk in chunks) or any(numbers.dtype.kind not in "iu" for numbers in values):
+        raise DataError(f"{name} is not a list of whole numbers in every row", remedy="correct the rows")
     lengths = [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in chunks]
     return np.concatenate(values).astype(np.int32), np.concatenate(lengths).astype(np.int64)

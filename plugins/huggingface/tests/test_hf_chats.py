@@ -244,7 +244,7 @@ def test_a_format_beside_a_mapping_is_told_before_anything_is_loaded():
     ("row", "keys", "message"),
     [
         ({"text": "web"}, {}, "none of the chats that are known; the row has the columns text"),
-        ({"messages": []}, {}, "holds nothing in 'messages'"),
+        ({"messages": []}, {}, "holds no messages in 'messages'"),
         ({"messages": [{"content": "x"}]}, {}, r"whose message messages\[0\] is: its fields are content"),
         ({"messages": [{"role": "user"}]}, {}, r"no text in messages\[0\]"),
         ({"messages": [{"role": "user", "content": None}]}, {}, r"no text in messages\[0\]"),

@@ -25,6 +25,10 @@ ChatFormat = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "que
 MAPPING_REMEDY = (
     "give the source a role_mapping, such as {user: COLUMN, assistant: COLUMN} or {user: COLUMN.FIELD.VALUE, ...}"
 )
+TEXT_REMEDY = (
+    "to train on all of the text, use a trainer of plain text (type: causal) instead of one of chats; "
+    "or give the source a role_mapping from user and assistant to columns"
+)
 
 
 class Pair(NamedTuple):
@@ -102,13 +106,16 @@ class ChatReader:
         """Why a row is no chat: what a column of a chat holds, or that there is none."""
         for form, column in LISTS:
             if self.format in (None, form) and column in row:
-                category = EMPTY_CHAT if row[column] is None else WRONG_TYPE
-                return Fault(f"holds {named_type(row[column])} in {column!r}, not a list of messages", category)
+                if row[column] is None:
+                    return Fault(f"holds no messages in {column!r}", EMPTY_CHAT, "remove the row")
+                return Fault(f"holds {named_type(row[column])} in {column!r}, not a list of messages", WRONG_TYPE)
         for pair in pairs:
             answer = next((name for name in pair.answers if name in row), None)
             if pair.request in row and answer:
                 empty = answer if row[answer] is None else pair.request
                 return Fault(f"holds nothing in {empty!r}", MISSING_TEXT, "correct the row")
+        if self.format is None and isinstance(row.get("text"), str):
+            return Fault("holds plain text, and none of the chats that are known", UNKNOWN_FORMAT, TEXT_REMEDY)
         if self.format is None:
             return Fault("holds none of the chats that are known", UNKNOWN_FORMAT, MAPPING_REMEDY)
         columns = [column for form, column in LISTS if form == self.format] or [

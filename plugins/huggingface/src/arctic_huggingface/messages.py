@@ -69,7 +69,7 @@ class MessageReader:
             category = EMPTY_CHAT if items is None else WRONG_TYPE
             raise Fault(f"holds {named_type(items)} in {column!r}, not a list of messages", category)
         if not items:
-            raise Fault(f"holds nothing in {column!r}, not a list of messages", EMPTY_CHAT, "remove the row")
+            raise Fault(f"holds no messages in {column!r}", EMPTY_CHAT, "remove the row")
         if roles or role_key or self.content_key:
             return [self.one(item, f"{column}[{number}]", roles or {}, role_key) for number, item in enumerate(items)]
         return [_plain(item) or self.one(item, f"{column}[{number}]", {}) for number, item in enumerate(items)]
