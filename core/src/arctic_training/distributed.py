@@ -17,8 +17,9 @@ from arctic_training.errors import ArcticError, UsageError
 if TYPE_CHECKING:
     import torch
 
-GROUP_TIMEOUT = datetime.timedelta(minutes=30)
-"""How long a collective may wait for the slowest rank; DeepSpeed's own 10 minutes are short for a first compilation."""
+GROUP_TIMEOUT = 1800.0
+"""Seconds that a collective may wait for the slowest rank; DeepSpeed's own 10 minutes are short for a first
+compilation."""
 
 
 def wait_without_spinning() -> None:
@@ -81,13 +82,14 @@ def choose_device(world: World) -> torch.device:
     return device
 
 
-def join(world: World, device: torch.device, *, alone: bool = False) -> bool:
+def join(world: World, device: torch.device, *, alone: bool = False, timeout: float = GROUP_TIMEOUT) -> bool:
     """Join the process group, once.
 
     Args:
         world: where this process stands.
         device: this rank's device; NCCL on CUDA, gloo elsewhere.
         alone: make a group of one, for engines that cannot do without.
+        timeout: seconds that a rank waits for the slowest at most, here and in every collective.
 
     Returns:
         Whether this call made the group, and ``leave`` should end it.
@@ -101,7 +103,7 @@ def join(world: World, device: torch.device, *, alone: bool = False) -> bool:
     if world.size == 1:
         options |= {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     try:
-        dist.init_process_group(backend, timeout=GROUP_TIMEOUT, **options)
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout), **options)
     except Exception as error:
         raise ArcticError(
             f"rank {world.rank} of {world.size} could not join the process group: {error}",

@@ -173,7 +173,12 @@ class Run:
 
     def join(self) -> None:
         """Join the process group, and make sure that all ranks run the same thing."""
-        self._joined = distributed.join(self.world, self.device, alone=self.engine_class.needs_process_group)
+        self._joined = distributed.join(
+            self.world,
+            self.device,
+            alone=self.engine_class.needs_process_group,
+            timeout=self.config.process_group_timeout,
+        )
         digests = distributed.gather_objects(self._digest())
         odd = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
         if odd:

@@ -9,6 +9,7 @@ from arctic_training.callback import CallbackConfig
 from arctic_training.checkpoint import CheckpointConfig
 from arctic_training.config import ComponentConfig, Config, key
 from arctic_training.data import DataConfig
+from arctic_training.distributed import GROUP_TIMEOUT
 from arctic_training.engine import EngineConfig
 from arctic_training.loss import LossConfig
 from arctic_training.model import ModelConfig
@@ -71,6 +72,11 @@ class TrainerConfig(ComponentConfig):
     train_iters: int = key(0, ge=0, doc="Optimizer steps; above 0 it replaces epochs.")
     micro_batch_size: int = key(1, ge=1, doc="Rows of a rank in one forward pass.")
     gradient_accumulation_steps: int = key(1, ge=1, doc="Micro-batches of a rank in one optimizer step.")
+    process_group_timeout: float = key(
+        GROUP_TIMEOUT,
+        gt=0,
+        doc="Seconds that a rank waits for the slowest at most; preparation of data, which comes before, may take longer.",
+    )
     seed: int = key(42, ge=0, doc="Seed of weights and dropout; rows are ordered by data.seed.")
     min_iterations: int = key(0, ge=0, doc="Repeat the data until it lasts this many optimizer steps.")
     exit_iteration: int = key(0, ge=0, doc="End training at this optimizer step; 0 for no limit.")

@@ -61,6 +61,7 @@ class DeepSpeedEngine(Engine):
                 where="deepspeed",
                 remedy="change the section, or model.dtype where it is about precision",
             ) from error
+        process.let_groups_wait(self.run.config.process_group_timeout)
         self.model_unwrapped = self.model.module
         ds_config.check_engine(self.model, self.ds_config)
         self.divisor = self.model.seq_dp_world_size if getattr(self.model, "gradient_average", True) else 1

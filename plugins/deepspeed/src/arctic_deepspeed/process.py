@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
 import logging
 import os
@@ -80,6 +81,18 @@ def import_without_compiling() -> Any:
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     logging.getLogger("DeepSpeed").addFilter(_is_news)
     return deepspeed
+
+
+def let_groups_wait(seconds: float) -> None:
+    """Give the groups of ranks that DeepSpeed made the recipe's timeout: it makes them with torch's own, which is 10
+    minutes with NCCL."""
+    from torch.distributed import distributed_c10d as groups
+
+    set_timeout = getattr(groups, "_set_pg_timeout", None)  # private: where it is gone, torch's own timeout stays
+    if set_timeout is None:
+        return
+    for group in list(groups._world.pg_map):
+        set_timeout(datetime.timedelta(seconds=seconds), group)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
