@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from arctic_training.dataloader import Batch, Collate, Loader, micro_batch
+from arctic_training.dataloader import Batch, Collate, Loader, micro_batch, other_position
 from arctic_training.encoding import EncodedRows, Encoder, WorkerPool
-from arctic_training.errors import BadRow
+from arctic_training.errors import BadRow, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,12 +82,24 @@ class BlockReader:
         """Where the next block begins, JSON-able."""
         return {
             "block": self.number,
+            "block_rows": self.block_rows,
             "streams": [stream.position() for stream in self.streams],
             "ended": list(self.ended),
         }
 
     def seek(self, position: Mapping[str, Any]) -> None:
-        """Go to where a block begins."""
+        """Go to where a block begins.
+
+        Raises:
+            DataError: it is a position among other blocks, or of other sources.
+        """
+        if position["block_rows"] != self.block_rows or len(position["streams"]) != len(self.streams):
+            raise DataError(
+                f"the position to go on from is one of {len(position['streams'])} sources in blocks of "
+                f"{position['block_rows']} rows, and here are {len(self.streams)} in blocks of {self.block_rows}",
+                remedy="go on with the data.sources and the data.stream_buffer that the run began with, or start a "
+                "new run",
+            )
         self.number, self.ended = position["block"], list(position["ended"])
         for stream, place in zip(self.streams, position["streams"], strict=True):
             stream.seek(place)
@@ -180,6 +192,8 @@ class StreamLoader(Loader):
     def _packs(self, epoch: int, position: Mapping[str, Any]) -> Iterator[_Pack]:
         reader = self.open_reader(epoch)
         if position:
+            if "reader" not in position:
+                raise other_position("a stream")
             reader.seek(position["reader"])
         first, count = int(position.get("pack", 0)), int(position.get("packs", 0))
         for block in self._blocks(reader, epoch):
