@@ -15,7 +15,7 @@ pytest.importorskip("arctic_deepspeed")
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-TIMEOUT = 5
+TIMEOUT = 8
 """Seconds that ranks may wait for each other."""
 TRAIN_PY = """
     import json

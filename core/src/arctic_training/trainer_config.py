@@ -75,7 +75,8 @@ class TrainerConfig(ComponentConfig):
     process_group_timeout: float = key(
         GROUP_TIMEOUT,
         gt=0,
-        doc="Seconds that a rank waits for the slowest at most; preparation of data, which comes before, may take longer.",
+        doc="Seconds that a rank waits for the slowest at most; preparation of data, which comes before it, may take "
+        "longer.",
     )
     seed: int = key(42, ge=0, doc="Seed of weights and dropout; rows are ordered by data.seed.")
     min_iterations: int = key(0, ge=0, doc="Repeat the data until it lasts this many optimizer steps.")
