@@ -96,10 +96,9 @@ class Streamed:
     block_rows: int = 7
     workers: int = 0
     refused: list[str] = attrs.field(factory=list)
-    read: int = 0
-    longest: int = 0
 
-    def plan(self, parts):
+    def plan(self, parts, numbers):
+        assert numbers == [len(part.lengths) + len(part.refused) for part in parts]
         self.refused += [row.where for part in parts for row in part.refused]
         rows = joined_in_memory([TokenRows(part.columns, part.lengths) for part in parts])
         return PlannedRows(rows, plan_packs(rows.lengths, PACK), packed=True)
@@ -249,7 +248,7 @@ def test_weights_of_a_stream_are_proportions_of_rows(size):
 
 def test_packs_of_a_stream_tell_the_source_of_each_token():
     stream = Streamed([30, 30], [None, None])
-    planned = stream.plan([encode([1, 2, 3], "abc"), encode([1001, 1002], "de")])
+    planned = stream.plan([encode([1, 2, 3], "abc"), encode([1001, 1002], "de")], [3, 2])
     for row in planned:
         assert (row["input_ids"] // 1000).tolist() == row[SOURCES].tolist()
 

@@ -135,7 +135,8 @@ class StreamLoader(Loader):
     Args:
         open_reader: from an epoch to the reader of its blocks.
         encoder: makes tokens of rows.
-        plan: from the encoded parts of a block to its packs.
+        plan: from the encoded parts of a block, one of each source, and the number of rows that were read for each to
+            its packs.
         collate: from a list of rows to the tensors of a micro-batch.
         seed: of the order of packs within a block.
         num_workers: processes that encode ahead; 0 encodes in this one.
@@ -146,7 +147,7 @@ class StreamLoader(Loader):
         self,
         open_reader: Callable[[int], BlockReader],
         encoder: Encoder,
-        plan: Callable[[list[EncodedRows]], PlannedRows],
+        plan: Callable[[list[EncodedRows], list[int]], PlannedRows],
         collate: Collate,
         *,
         seed: int,
@@ -220,7 +221,7 @@ class StreamLoader(Loader):
     def _block(self, raw: RawBlock, parts: list[EncodedRows], epoch: int) -> Block:
         import numpy as np
 
-        rows = self.plan(parts)
+        rows = self.plan(parts, [len(rows) + len(unreadable) for rows, _, unreadable in raw.parts])
         generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 2, raw.number]))
         return Block(raw.position, rows, generator.permutation(len(rows)))
 
