@@ -167,6 +167,8 @@ class DataConfig(ComponentConfig):
             )
         if not self.sources:
             yield "sources", "names nothing to train on"
+        if any(source.name == "train" for source in self.eval_sources):
+            yield "eval_sources", "`train` is what reports call the training rows: give the set another name"
         yield from self._check_streaming()
         weighted = sum(source.weight is not None for source in self.sources)
         if 0 < weighted < len(self.sources):
@@ -184,6 +186,8 @@ class DataConfig(ComponentConfig):
             return
         if self.train_eval_split[1]:
             yield "train_eval_split", "cannot divide a stream: give eval_sources"
+        if not all(source.process for source in self.sources):
+            yield "sources", "a stream makes tokens of its rows: process: false needs streaming: false"
         for source in self.sources:
             if source.sample_ratio or source.sample_count or source.passes != 1 or source.max_trained_tokens:
                 yield "sources", "of a stream nobody knows the size: sampling, passes and caps need streaming: false"

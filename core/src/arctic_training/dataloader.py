@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arctic_training.distributed import World
+from arctic_training.errors import DataError
 from arctic_training.loss import IGNORE_INDEX
 from arctic_training.token_rows import SOURCES
 
@@ -185,7 +186,7 @@ class DataLoader(Loader):
     def epoch(self, epoch: int, position: Mapping[str, Any] | None = None) -> Iterator[Batch]:
         import torch.utils.data
 
-        start = int((position or {}).get("row", 0))
+        start = self._start(position or {})
         steps = self._steps_from(start)
         slots = _Slots(self, self.order(epoch)[start:])
         total = steps * self.accumulation
@@ -205,7 +206,7 @@ class DataLoader(Loader):
             yield Batch(step_slots, {"row": row}, row / len(self.rows), step == steps)
 
     def holds(self, position: Mapping[str, Any]) -> bool:
-        return self._steps_from(int(position.get("row", 0))) > 0
+        return self._steps_from(self._start(position)) > 0
 
     def order(self, epoch: int) -> np.ndarray:
         """The row numbers of an epoch in the order in which they are trained on."""
@@ -214,6 +215,11 @@ class DataLoader(Loader):
         if self.seed is None:
             return np.arange(len(self.rows))
         return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(len(self.rows))
+
+    def _start(self, position: Mapping[str, Any]) -> int:
+        if position and "row" not in position:
+            raise other_position("prepared rows")
+        return int(position.get("row", 0))
 
     def _steps_from(self, row: int) -> int:
         full, rest = divmod(max(0, len(self.rows) - row), self.global_batch_size)
@@ -242,6 +248,14 @@ class _Slots:
         numbers = self.order[slot.start : slot.stop].tolist()
         rows = [self.loader.rows[row] for row in numbers]
         return micro_batch(self.loader.collate, rows, numbers, spare=lambda: self.loader.rows[int(self.order[0])])
+
+
+def other_position(kind: str) -> DataError:
+    """The error for a position that a loader of another kind told."""
+    return DataError(
+        f"the position to go on from is none of {kind}: data.streaming is another than when it was written",
+        remedy="go on with the data section that the run began with, or start a new run",
+    )
 
 
 def micro_batch(collate: Collate, rows: Sequence[Any], numbers: Sequence[int], spare: Callable[[], Any]) -> MicroBatch:

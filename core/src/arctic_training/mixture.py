@@ -41,7 +41,8 @@ def draw(shares: Sequence[Share], trained: Sequence[np.ndarray], weight_by: str,
     Args:
         shares: one for each source; either all have a weight or none.
         trained: trained tokens of each row, for each source.
-        weight_by: what weights are proportions of, ``rows`` or ``trained_tokens``.
+        weight_by: what weights are proportions of, ``rows`` or ``trained_tokens``; without weights a part of a pass is
+            one of the trained tokens.
         seed: of the draws.
 
     Returns:
@@ -54,16 +55,31 @@ def draw(shares: Sequence[Share], trained: Sequence[np.ndarray], weight_by: str,
         min(share.passes, share.most_trained_tokens / total) if share.most_trained_tokens and total else share.passes
         for share, total in zip(shares, totals, strict=True)
     ]
-    units = [counts if weight_by == "trained_tokens" else np.ones_like(counts) for counts in trained]
+    weighted = any(share.weight is not None for share in shares)
+    by_rows = weighted and weight_by == "rows"
+    units = [np.ones_like(counts) if by_rows else counts for counts in trained]
     sizes = [int(counts.sum()) for counts in units]
-    if any(share.weight is not None for share in shares):
+    if weighted:
         weights = [share.weight or 0.0 for share in shares]
         epoch = min(size * most / weight for size, most, weight in zip(sizes, passes, weights, strict=True))
         passes = [epoch * weight / size if size else 0.0 for size, weight in zip(sizes, weights, strict=True)]
-    return [
+    drawn = [
         _passes(counts, number, np.random.Generator(np.random.Philox(key=[seed, source])))
         for source, (counts, number) in enumerate(zip(units, passes, strict=True))
     ]
+    return [
+        np.sort(_within(rows, counts, share.most_trained_tokens), kind="stable")
+        for rows, counts, share in zip(drawn, trained, shares, strict=True)
+    ]
+
+
+def _within(rows: np.ndarray, trained: np.ndarray, most: int | None) -> np.ndarray:
+    """As many of the rows, from the first on, as have no more trained tokens than a source may give."""
+    import numpy as np
+
+    if most is None:
+        return rows
+    return rows[: int(np.searchsorted(np.cumsum(trained[rows]), most, side="right"))]
 
 
 def _passes(units: np.ndarray, passes: float, generator: np.random.Generator) -> np.ndarray:
@@ -81,4 +97,4 @@ def _passes(units: np.ndarray, passes: float, generator: np.random.Generator) ->
         if count < len(units) and reached[count] - rest < rest - before:
             count += 1
         chosen = np.concatenate([chosen, order[:count]])
-    return np.sort(chosen, kind="stable")
+    return chosen

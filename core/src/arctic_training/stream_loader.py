@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from arctic_training.dataloader import Batch, Collate, Loader, micro_batch
+from arctic_training.dataloader import Batch, Collate, Loader, micro_batch, other_position
 from arctic_training.encoding import EncodedRows, Encoder, WorkerPool
-from arctic_training.errors import BadRow
+from arctic_training.errors import BadRow, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,12 +82,24 @@ class BlockReader:
         """Where the next block begins, JSON-able."""
         return {
             "block": self.number,
+            "block_rows": self.block_rows,
             "streams": [stream.position() for stream in self.streams],
             "ended": list(self.ended),
         }
 
     def seek(self, position: Mapping[str, Any]) -> None:
-        """Go to where a block begins."""
+        """Go to where a block begins.
+
+        Raises:
+            DataError: it is a position among other blocks, or of other sources.
+        """
+        if position["block_rows"] != self.block_rows or len(position["streams"]) != len(self.streams):
+            raise DataError(
+                f"the position to go on from is one of {len(position['streams'])} sources in blocks of "
+                f"{position['block_rows']} rows, and here are {len(self.streams)} in blocks of {self.block_rows}",
+                remedy="go on with the data.sources and the data.stream_buffer that the run began with, or start a "
+                "new run",
+            )
         self.number, self.ended = position["block"], list(position["ended"])
         for stream, place in zip(self.streams, position["streams"], strict=True):
             stream.seek(place)
@@ -123,7 +135,8 @@ class StreamLoader(Loader):
     Args:
         open_reader: from an epoch to the reader of its blocks.
         encoder: makes tokens of rows.
-        plan: from the encoded parts of a block to its packs.
+        plan: from the encoded parts of a block, one of each source, and the number of rows that were read for each to
+            its packs.
         collate: from a list of rows to the tensors of a micro-batch.
         seed: of the order of packs within a block.
         num_workers: processes that encode ahead; 0 encodes in this one.
@@ -134,7 +147,7 @@ class StreamLoader(Loader):
         self,
         open_reader: Callable[[int], BlockReader],
         encoder: Encoder,
-        plan: Callable[[list[EncodedRows]], PlannedRows],
+        plan: Callable[[list[EncodedRows], list[int]], PlannedRows],
         collate: Collate,
         *,
         seed: int,
@@ -180,6 +193,8 @@ class StreamLoader(Loader):
     def _packs(self, epoch: int, position: Mapping[str, Any]) -> Iterator[_Pack]:
         reader = self.open_reader(epoch)
         if position:
+            if "reader" not in position:
+                raise other_position("a stream")
             reader.seek(position["reader"])
         first, count = int(position.get("pack", 0)), int(position.get("packs", 0))
         for block in self._blocks(reader, epoch):
@@ -206,7 +221,7 @@ class StreamLoader(Loader):
     def _block(self, raw: RawBlock, parts: list[EncodedRows], epoch: int) -> Block:
         import numpy as np
 
-        rows = self.plan(parts)
+        rows = self.plan(parts, [len(rows) + len(unreadable) for rows, _, unreadable in raw.parts])
         generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 2, raw.number]))
         return Block(raw.position, rows, generator.permutation(len(rows)))
 

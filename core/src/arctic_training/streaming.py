@@ -28,12 +28,14 @@ def stream_of(factory: TokenDataFactory) -> StreamLoader:
         weights = [source.weight for source in sources]
         return BlockReader(streams, weights, seed=config.seed, epoch=epoch, block_rows=config.stream_buffer)
 
-    def plan(parts: list[EncodedRows]) -> PlannedRows:
+    def plan(parts: list[EncodedRows], numbers: list[int]) -> PlannedRows:
         told = dict(account.counts)
         factory.preparation = account
-        for part in parts:
-            account.num_rows = max(account.num_rows + len(part.lengths) + len(part.refused), LEAST_ROWS)
-            account.read(len(part.lengths) + len(part.refused), part.refused)
+        for part, number in zip(parts, numbers, strict=True):
+            account.num_rows = max(account.counts.get("rows read", 0) + number, LEAST_ROWS)
+            account.read(number, part.refused)
+            if made := len(part.lengths) + len(part.refused) - number:
+                account.count("rows made from several turns", made)
         rows = joined_in_memory([TokenRows(part.columns, part.lengths) for part in parts])
         planned = factory.plan(rows)
         _say_losses(run, told, account.counts)

@@ -230,7 +230,7 @@ class Trainer(Component):
         loss = self.hook.arctic_compute_loss(batch=batch, trainer=self)
         total = _checked_loss(loss, self)
         if isinstance(loss, LossSum):
-            if batch.rows:
+            if batch.rows and weight:
                 self.losses_by_source.add(loss)
             if weight and batch.rows and self.state.step == self.run.first_step:  # once: it reads the device
                 self._check_weight(weight, float(loss.weight))
