@@ -90,10 +90,10 @@ def test_another_number_of_ranks_goes_on_with_the_next_row(run_recipe, plugin_ma
             run = Run(config)
             run.world = World(rank, size, rank, size)
             with run.only_preparing():
+                rows = None if config.data.streaming else run.rows["train"]
                 loader = plugin_manager.ask(
-                    "arctic_build_dataloader", object, dataset=run.rows.get("train"), split="train", config=config.data,
-                    run=run,
-                )  # fmt: skip
+                    "arctic_build_dataloader", object, dataset=rows, split="train", config=config.data, run=run
+                )
             found.append(loader)
         return found
 

@@ -108,7 +108,7 @@ def test_every_row_that_is_read_is_refused_dropped_or_kept(data):
     try:
         prepared = factory.prepare(sources, "train")
     except DataError as error:
-        if error.message.startswith("chats need a column"):
+        if error.message.startswith("chats need a column") or "has a weight and no row left" in error.message:
             return
         assert error.message == "no train rows are left after preparation"
     else:
