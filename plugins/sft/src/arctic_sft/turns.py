@@ -1,9 +1,10 @@
 """Which characters of a rendered chat the assistant said, from the structure of the chat template.
 
-A template with ``{% generation %}`` blocks says so itself: it is rendered a second time with a mark at both ends of
-each block, and without the marks that must be the same text. Any other template is rendered up to each assistant turn,
-with the generation prompt, and through it: what lies between the two is the turn, if each rendering begins with the one
-before. Either way the turn must hold what the message says, and be the same when it is the last.
+A template with ``{% generation %}`` blocks says so itself: it is rendered with a mark at both ends of each block, and
+without the marks that must be the text of the chat. So it is where nothing in the template can see what a block wrote;
+otherwise the chat is rendered without marks too. Any other template is rendered up to each assistant turn, with the
+generation prompt, and through it: what lies between the two is the turn, if each rendering begins with the one before.
+Either way the turn must hold what the message says, and be the same when it is the last.
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 _BLOCK_START = re.compile(r"\{%([-+]?)\s*generation\s*([-+]?)%\}")
 _BLOCK_END = re.compile(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}")
+# Tags that take up what is written inside them instead of letting it pass.
+_SEEING = re.compile(r"\{%[-+]?\s*(?:endset|filter|macro|call|block|extends|include|import|from)\b")
 # Code points that Unicode keeps out of text, for use within a program.
 _START_MARK, _END_MARK = "\ufdd0", "\ufdd1"
+
+Span = tuple[int, int]
 
 
 class Turn(NamedTuple):
@@ -60,6 +65,7 @@ class TurnFinder:
         self.specials = specials
         self.usual = "\0"  # the special token that ended the turn before: there may be hundreds of them
         self.marked = ChatTemplate(tokenizer, _marked(source)) if _BLOCK_START.search(source) else None
+        self.transparent = False
         self.habits = habits_of(self.template, specials, self._first_block if self.marked else None)
 
     def text(self, chat: Chat) -> str:
@@ -72,19 +78,28 @@ class TurnFinder:
             self._check_parts(chat)
         return self.template.text(chat.messages, chat.tools, plain=chat.plain)
 
-    def turns(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
-        """The assistant's turns.
+    def turns(self, chat: Chat, numbers: Sequence[int]) -> tuple[str, list[Turn]]:
+        """The text of a chat and the assistant's turns in it.
 
         Args:
             chat: the chat.
-            text: what ``text`` gives for it.
             numbers: of the messages whose turns are wanted.
 
         Raises:
-            UnusableChat: the template does not let the turns be established.
+            UnusableChat: as for ``text``, or the template does not let the turns be established.
         """
-        find = self._turns_from_blocks if self.marked else self._turns_from_prefixes
-        return find(chat, text, numbers)
+        if not self.marked:
+            text = self.text(chat)
+            return text, self._turns_from_prefixes(chat, text, numbers)
+        text, blocks = self._blocks(chat)
+        if not (self.transparent and chat.plain) and self.text(chat) != text:
+            raise UnusableChat(
+                "the chat template writes something else when its generation blocks are marked, "
+                "so what they hold cannot be established",
+                NO_MASK,
+                "let the template write its {% generation %} blocks as they are, without filters around them",
+            )
+        return text, self._turns_from_blocks(chat, text, blocks, numbers)
 
     def _turns_from_prefixes(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
         if self.habits.header:
@@ -127,19 +142,7 @@ class TurnFinder:
             self.usual = next(special for special in self.specials if rest.endswith(special))
         return said + len(rest) - len(self.usual)
 
-    def _turns_from_blocks(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
-        if _START_MARK in text or _END_MARK in text:
-            raise UnusableChat(
-                "the chat holds U+FDD0 or U+FDD1, which Unicode keeps out of text", INVALID_TEXT, "take them out"
-            )
-        unmarked, blocks = self._blocks(chat)
-        if unmarked != text:
-            raise UnusableChat(
-                "the chat template writes something else when its generation blocks are marked, "
-                "so what they hold cannot be established",
-                NO_MASK,
-                "let the template write its {% generation %} blocks as they are, without filters around them",
-            )
+    def _turns_from_blocks(self, chat: Chat, text: str, blocks: list[Span], numbers: Sequence[int]) -> list[Turn]:
         turns = []
         for number in numbers:
             start, stop = blocks[chat.answers.index(number)]
@@ -189,13 +192,17 @@ class TurnFinder:
                 )
 
     def _first_block(self, messages: list[Message]) -> int:
+        """Where the first block starts in the text of plain messages."""
         answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-        return self._blocks(Chat(messages, None, answers))[1][0][0]
+        text, blocks = self._blocks(Chat(messages, None, answers))
+        self.transparent = not _SEEING.search(self.template.source) and text == self.template.text(messages, plain=True)
+        return blocks[0][0]
 
-    def _blocks(self, chat: Chat) -> tuple[str, list[tuple[int, int]]]:
+    def _blocks(self, chat: Chat) -> tuple[str, list[Span]]:
         """The text of a chat and where the blocks of its assistant messages stand in it."""
         assert self.marked
-        before, *rest = self.marked.text(chat.messages, chat.tools, plain=chat.plain).split(_START_MARK)
+        written = self.marked.text(chat.messages, chat.tools, plain=chat.plain)
+        before, *rest = written.split(_START_MARK)
         parts, position, blocks = [before], len(before), []
         for marked in rest:
             block, mark, after = marked.partition(_END_MARK)
@@ -203,6 +210,10 @@ class TurnFinder:
                 blocks.append((position, position + len(block)))
             parts += block, after
             position += len(block) + len(after)
+        if not len(blocks) == len(rest) == written.count(_END_MARK):
+            raise UnusableChat(
+                "the chat holds U+FDD0 or U+FDD1, which Unicode keeps out of text", INVALID_TEXT, "take them out"
+            )
         if len(blocks) != len(chat.answers):
             raise UnusableChat(
                 f"the chat template has {len(blocks)} generation blocks for {len(chat.answers)} assistant messages",
