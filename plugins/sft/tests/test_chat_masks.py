@@ -303,3 +303,20 @@ def test_a_chat_is_refused_as_a_whole_though_only_one_of_its_rows_is_bad(tokeniz
     encoded = ChatEncoder(tokenizer, train_turns="one_row_per_turn")([{"messages": chat}], ["row 0"])
     assert encoded.lengths.tolist() == []
     assert [refused.where for refused in encoded.refused] == ["row 0"]
+
+
+def test_the_thousandth_chat_is_masked_as_the_first(make_tokenizer):
+    """After many chats whose text was the same with and without marks, it is taken from what has them."""
+    tokenizer = make_tokenizer("chatml blocks")
+    chats = [{"messages": turns(f"What is {n}?", f"It is {n}.", "Sure?", f"Yes, {n}.")} for n in range(300)]
+    chats[250]["messages"][1]["content"] = "It is \ufdd0."
+    chats[260]["messages"][0]["content"] = "What is \ufdd1?"
+    encoded = ChatEncoder(tokenizer)(chats, [f"row {n}" for n in range(300)])
+    assert [row.where for row in encoded.refused] == ["row 250", "row 260"]
+    for number in (0, 150, 299):
+        alone = ChatEncoder(tokenizer)([chats[number]], ["row"])
+        place = number - sum(number > bad for bad in (250, 260))
+        begin = int(encoded.lengths[:place].sum())
+        end = begin + int(encoded.lengths[place])
+        for name in ("input_ids", "labels"):
+            assert encoded.columns[name][begin:end].tolist() == alone.columns[name].tolist()

@@ -157,7 +157,8 @@ class ChatEncoder:
         return Text(text)
 
     def _text(self, finder: TurnFinder, chat: Chat, numbers: Sequence[int]) -> Text:
-        text, turns = finder.turns(chat, numbers)
+        text = finder.text(chat)
+        turns = finder.turns(chat, text, numbers)
         check_written(chat.messages, text, {turn.number: turn.start for turn in turns})
         return Text(text, turns, [self._left_out(chat, text, turn) for turn in turns])
 

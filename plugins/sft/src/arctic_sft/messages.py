@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from arctic_sft.refusals import (
     EMPTY_CHAT,
+    MISSING_COLUMN,
     NO_CONTENT,
     NOTHING_TO_TRAIN_ON,
     ROLES_OUT_OF_ORDER,
@@ -72,6 +73,12 @@ def checked_chat(row: Any) -> Chat:
     if not isinstance(row, Mapping):
         raise UnusableChat(f"the row is a {type(row).__name__}, not a mapping with messages", WRONG_TYPE)
     given, tools = row.get("messages"), row.get("tools")
+    if given is None and "messages" not in row:
+        raise UnusableChat(
+            f"the row has no column `messages`; it has {', '.join(map(str, row)) or 'none'}",
+            MISSING_COLUMN,
+            "name a source that makes chats of such rows, or remove the row",
+        )
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
         raise UnusableChat(
             f"messages is a {type(given).__name__}, not a list of messages",

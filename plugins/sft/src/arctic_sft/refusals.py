@@ -4,6 +4,7 @@ from __future__ import annotations
 
 WRONG_TYPE = "wrong type"
 """The row, a message or one of its values is not what the format says."""
+MISSING_COLUMN = "missing column"
 INVALID_TEXT = "invalid text"
 """Text with code points that are no characters, such as half a surrogate pair."""
 EMPTY_CHAT = "empty chat"

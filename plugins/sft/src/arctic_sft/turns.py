@@ -1,10 +1,9 @@
 """Which characters of a rendered chat the assistant said, from the structure of the chat template.
 
-A template with ``{% generation %}`` blocks says so itself: it is rendered with a mark at both ends of each block, and
-without the marks that must be the text of the chat. So it is where nothing in the template can see what a block wrote;
-otherwise the chat is rendered without marks too. Any other template is rendered up to each assistant turn, with the
-generation prompt, and through it: what lies between the two is the turn, if each rendering begins with the one before.
-Either way the turn must hold what the message says, and be the same when it is the last.
+A template with ``{% generation %}`` blocks says so itself: it is rendered a second time with a mark at both ends of
+each block, and without the marks that must be the same text. Any other template is rendered up to each assistant turn,
+with the generation prompt, and through it: what lies between the two is the turn, if each rendering begins with the one
+before. Either way the turn must hold what the message says, and be the same when it is the last.
 """
 
 from __future__ import annotations
@@ -25,10 +24,13 @@ if TYPE_CHECKING:
 
 _BLOCK_START = re.compile(r"\{%([-+]?)\s*generation\s*([-+]?)%\}")
 _BLOCK_END = re.compile(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}")
-# Tags that take up what is written inside them instead of letting it pass.
-_SEEING = re.compile(r"\{%[-+]?\s*(?:endset|filter|macro|call|block|extends|include|import|from)\b")
+# Tags within which a template may look at what a block wrote, instead of writing it.
+_LOOKS_AT_TEXT = re.compile(r"\b(endset|endfilter|endmacro|endcall|endblock|extends|include|import)\b")
 # Code points that Unicode keeps out of text, for use within a program.
 _START_MARK, _END_MARK = "\ufdd0", "\ufdd1"
+COMPARED_CHATS = 100
+"""Plain chats whose text is compared with and without marks before it is taken from what has them."""
+
 
 Span = tuple[int, int]
 
@@ -65,7 +67,11 @@ class TurnFinder:
         self.specials = specials
         self.usual = "\0"  # the special token that ended the turn before: there may be hundreds of them
         self.marked = ChatTemplate(tokenizer, _marked(source)) if _BLOCK_START.search(source) else None
-        self.transparent = False
+        # Without such tags marks go straight into the text. So a plain chat, after many that were compared, is rendered
+        # with marks alone.
+        self.marks_are_free = bool(self.marked) and not _LOOKS_AT_TEXT.search(source)
+        self._compared = 0
+        self._seen: tuple[Chat, str, list[Span]] | None = None
         self.habits = habits_of(self.template, specials, self._first_block if self.marked else None)
 
     def text(self, chat: Chat) -> str:
@@ -76,30 +82,25 @@ class TurnFinder:
         """
         if not chat.plain:
             self._check_parts(chat)
+        if self.marks_are_free and chat.plain and self._compared >= COMPARED_CHATS:
+            text, blocks = self._blocks(chat)
+            self._seen = chat, text, blocks
+            return text
         return self.template.text(chat.messages, chat.tools, plain=chat.plain)
 
-    def turns(self, chat: Chat, numbers: Sequence[int]) -> tuple[str, list[Turn]]:
-        """The text of a chat and the assistant's turns in it.
+    def turns(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
+        """The assistant's turns.
 
         Args:
             chat: the chat.
+            text: what ``text`` gives for it.
             numbers: of the messages whose turns are wanted.
 
         Raises:
-            UnusableChat: as for ``text``, or the template does not let the turns be established.
+            UnusableChat: the template does not let the turns be established.
         """
-        if not self.marked:
-            text = self.text(chat)
-            return text, self._turns_from_prefixes(chat, text, numbers)
-        text, blocks = self._blocks(chat)
-        if not (self.transparent and chat.plain) and self.text(chat) != text:
-            raise UnusableChat(
-                "the chat template writes something else when its generation blocks are marked, "
-                "so what they hold cannot be established",
-                NO_MASK,
-                "let the template write its {% generation %} blocks as they are, without filters around them",
-            )
-        return text, self._turns_from_blocks(chat, text, blocks, numbers)
+        find = self._turns_from_blocks if self.marked else self._turns_from_prefixes
+        return find(chat, text, numbers)
 
     def _turns_from_prefixes(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
         if self.habits.header:
@@ -142,7 +143,21 @@ class TurnFinder:
             self.usual = next(special for special in self.specials if rest.endswith(special))
         return said + len(rest) - len(self.usual)
 
-    def _turns_from_blocks(self, chat: Chat, text: str, blocks: list[Span], numbers: Sequence[int]) -> list[Turn]:
+    def _turns_from_blocks(self, chat: Chat, text: str, numbers: Sequence[int]) -> list[Turn]:
+        if _START_MARK in text or _END_MARK in text:
+            raise _holds_marks()
+        if self._seen is not None and self._seen[0] is chat and self._seen[1] is text:
+            unmarked, blocks = self._seen[1:]
+        else:
+            unmarked, blocks = self._blocks(chat)
+        if unmarked != text:
+            raise UnusableChat(
+                "the chat template writes something else when its generation blocks are marked, "
+                "so what they hold cannot be established",
+                NO_MASK,
+                "let the template write its {% generation %} blocks as they are, without filters around them",
+            )
+        self._compared += chat.plain
         turns = []
         for number in numbers:
             start, stop = blocks[chat.answers.index(number)]
@@ -192,17 +207,13 @@ class TurnFinder:
                 )
 
     def _first_block(self, messages: list[Message]) -> int:
-        """Where the first block starts in the text of plain messages."""
         answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-        text, blocks = self._blocks(Chat(messages, None, answers))
-        self.transparent = not _SEEING.search(self.template.source) and text == self.template.text(messages, plain=True)
-        return blocks[0][0]
+        return self._blocks(Chat(messages, None, answers))[1][0][0]
 
     def _blocks(self, chat: Chat) -> tuple[str, list[Span]]:
         """The text of a chat and where the blocks of its assistant messages stand in it."""
         assert self.marked
-        written = self.marked.text(chat.messages, chat.tools, plain=chat.plain)
-        before, *rest = written.split(_START_MARK)
+        before, *rest = self.marked.text(chat.messages, chat.tools, plain=chat.plain).split(_START_MARK)
         parts, position, blocks = [before], len(before), []
         for marked in rest:
             block, mark, after = marked.partition(_END_MARK)
@@ -210,17 +221,22 @@ class TurnFinder:
                 blocks.append((position, position + len(block)))
             parts += block, after
             position += len(block) + len(after)
-        if not len(blocks) == len(rest) == written.count(_END_MARK):
-            raise UnusableChat(
-                "the chat holds U+FDD0 or U+FDD1, which Unicode keeps out of text", INVALID_TEXT, "take them out"
-            )
+        text = "".join(parts)
+        if len(rest) > len(blocks) or _END_MARK in text:
+            raise _holds_marks()
         if len(blocks) != len(chat.answers):
             raise UnusableChat(
                 f"the chat template has {len(blocks)} generation blocks for {len(chat.answers)} assistant messages",
                 NO_MASK,
                 "put the text of every assistant message into one {% generation %} block of the template",
             )
-        return "".join(parts), blocks
+        return text, blocks
+
+
+def _holds_marks() -> UnusableChat:
+    return UnusableChat(
+        "the chat holds U+FDD0 or U+FDD1, which Unicode keeps out of text", INVALID_TEXT, "take them out"
+    )
 
 
 def _no_prompt(number: int) -> UnusableChat:
