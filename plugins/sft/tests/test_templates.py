@@ -54,6 +54,7 @@ ROWS = {
     "other special tokens": {"messages": turns("</s> [/INST] x</s>", "<|end|>\n</s>", "<end_of_turn>", "<|eot|>")},
     "an answer that is its own end": {"messages": turns("Hi", "<|im_end|>", "Hi", "</s>", "Hi", "<|end|>")},
     "an open end": {"messages": turns("Hi", "Hello", "Anything else?")},
+    "a question that is a turn": {"messages": turns("", "", "<|im_start|>assistant\n<|im_end|>")},
     "reasoning in the content": {"messages": turns("Hi", "<think>\nhm, Hello\n</think>\n\nHello")},
     "reasoning in each content": {"messages": turns("1", "<think>a</think>Hello", "2", "<think>b</think>Bye")},
     "empty reasoning": {"messages": turns("Hi", "<think>\n\n</think>\n\nHello")},
@@ -68,6 +69,9 @@ ROWS = {
     },
     "a call that quotes": {
         "messages": answered(call("run", code='print("hi")\n', n=3, deep={"of": ["it"]}), '{"ok": "\\n"}', "Done.")
+    },
+    "a call and the end of turn for words": {
+        "messages": [*turns("Hi"), {"role": "assistant", "content": "<|eot|>", "tool_calls": [call("hm", x="")]}]
     },
     "two calls alike": {
         "messages": [

@@ -159,7 +159,7 @@ class ChatEncoder:
     def _text(self, finder: TurnFinder, chat: Chat, numbers: Sequence[int]) -> Text:
         text = finder.text(chat)
         turns = finder.turns(chat, text, numbers)
-        check_written(chat.messages, text, {turn.number: turn.start for turn in turns})
+        check_written(chat.messages, text, {turn.number: (turn.start, turn.stop) for turn in turns})
         return Text(text, turns, [self._left_out(chat, text, turn) for turn in turns])
 
     def _left_out(self, chat: Chat, text: str, turn: Turn) -> tuple[int, int]:

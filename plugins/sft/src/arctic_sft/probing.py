@@ -19,7 +19,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "tool calls": {"tool_calls": [{"type": "function", "function": {"name": _WORD, "arguments": {"depth": "low"}}}]},
 }
 
-FindBlock = Callable[[list[Message]], int]
+FindBlock = Callable[[list[Message]], tuple[int, str]]
 
 
 class Habits(NamedTuple):
@@ -28,12 +28,14 @@ class Habits(NamedTuple):
     Attributes:
         tail: a special token that it writes at the end of a chat, after the one that ends the turn.
         header: what it writes before an answer though it has no generation prompt.
+        ends: whether it ends an answer with a special token.
         prompt_in_block: whether its generation blocks hold what its generation prompt writes.
         leaves_out: which of reasoning and tool calls it does not write.
     """
 
     tail: str = ""
     header: str = ""
+    ends: bool = False
     prompt_in_block: bool = False
     leaves_out: frozenset[str] = frozenset()
 
@@ -44,7 +46,7 @@ def habits_of(template: ChatTemplate, specials: tuple[str, ...], find_block: Fin
     Args:
         template: the template.
         specials: the texts of the tokenizer's special tokens, the longest first.
-        find_block: tells where the first generation block starts, for templates that have them.
+        find_block: tells where the first generation block starts and what it holds, for templates that have them.
     """
     for opening in _OPENINGS:
         try:
@@ -62,14 +64,16 @@ def _habits(
     chat = [*asked, _ANSWER]
     prompt = template.text(asked, plain=True, prompt=True)
     if find_block:
-        return Habits(prompt_in_block=find_block(chat) < len(prompt))
+        start, block = find_block(chat)
+        return Habits(ends=block.rstrip().endswith(specials), prompt_in_block=start < len(prompt))
     answered, going_on = template.text(chat, plain=True), template.text([*chat, _QUESTION], plain=True)
     tail = "" if going_on.startswith(answered) else _tail(answered, going_on, specials)
     header = ""
     begin = answered.find(_ANSWER["content"], len(prompt))
     if begin >= 0 and answered.startswith(prompt) and prompt == template.text(asked, plain=True):
         header = answered[len(prompt) : begin].strip()
-    return Habits(tail, "" if header.startswith(OPEN) else header)
+    ends = answered.removesuffix(tail).rstrip().endswith(specials)
+    return Habits(tail, "" if header.startswith(OPEN) else header, ends)
 
 
 def _tail(answered: str, going_on: str, specials: tuple[str, ...]) -> str:
