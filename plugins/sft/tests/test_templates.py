@@ -73,6 +73,9 @@ ROWS = {
     "a call and the end of turn for words": {
         "messages": [*turns("Hi"), {"role": "assistant", "content": "<|eot|>", "tool_calls": [call("hm", x="")]}]
     },
+    "a call and what it is written with for words": {
+        "messages": [*turns("Hi"), {"role": "assistant", "content": "{", "tool_calls": [call("hm", x="")]}]
+    },
     "two calls alike": {
         "messages": [
             *turns("Roll twice."),

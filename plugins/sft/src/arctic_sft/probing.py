@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from arctic_sft.messages import REASONING_KEYS, Message
@@ -30,7 +30,7 @@ class Habits(NamedTuple):
         header: what it writes before an answer though it has no generation prompt.
         ends: whether it ends an answer with a special token.
         prompt_in_block: whether its generation blocks hold what its generation prompt writes.
-        leaves_out: which of reasoning and tool calls it does not write.
+        leaves_out: what it does not write of ``reasoning`` and ``tool calls``, or of these ``with content``.
     """
 
     tail: str = ""
@@ -53,8 +53,7 @@ def habits_of(template: ChatTemplate, specials: tuple[str, ...], find_block: Fin
             habits = _habits(template, [*opening, _QUESTION], specials, find_block)
         except UnusableChat:
             continue
-        left_out = (name for name, more in _MORE.items() if not _writes(template, [*opening, _QUESTION], more))
-        return habits._replace(leaves_out=frozenset(left_out))
+        return habits._replace(leaves_out=frozenset(_left_out(template, [*opening, _QUESTION])))
     return Habits()
 
 
@@ -87,8 +86,13 @@ def _tail(answered: str, going_on: str, specials: tuple[str, ...]) -> str:
     return ""
 
 
-def _writes(template: ChatTemplate, asked: list[Message], more: dict[str, Any]) -> bool:
-    try:
-        return _WORD in template.text([*asked, {**_ANSWER, **more}], plain=False)
-    except UnusableChat:
-        return True  # it has wishes that this chat does not meet; each row tells
+def _left_out(template: ChatTemplate, asked: list[Message]) -> Iterator[str]:
+    for name, more in _MORE.items():
+        try:
+            text = template.text([*asked, {**_ANSWER, **more}], plain=False)
+        except UnusableChat:
+            continue  # it has wishes that this chat does not meet; each row tells
+        if _WORD not in text:
+            yield name
+        elif _ANSWER["content"] not in text:
+            yield f"{name} with content"

@@ -198,19 +198,19 @@ class TurnFinder:
 
     def _check_parts(self, chat: Chat) -> None:
         """Check that the template writes the parts that the chat has besides contents."""
-        said = [chat.messages[number] for number in chat.answers]
-        parts = {
-            "tools": bool(chat.tools) and "tools" not in self.template.source,
-            "reasoning": any(map(reasoning_of, said)) and "reasoning" in self.habits.leaves_out,
-            "tool calls": any(message.get("tool_calls") for message in said) and "tool calls" in self.habits.leaves_out,
-        }
-        for name, lost in parts.items():
-            if lost:
-                raise UnusableChat(
-                    f"the row has {name}, and the chat template does not write any",
-                    CONTENT_LOST,
-                    "give a chat template that writes them (tokenizer.chat_template), or leave them out",
-                )
+        parts = {"tools"} if chat.tools and "tools" not in self.template.source else set()
+        for number in chat.answers:
+            message = chat.messages[number]
+            held = {"reasoning": reasoning_of(message), "tool calls": message.get("tool_calls")}
+            parts |= {name for name, value in held.items() if value}
+            if message.get("content", "").strip():
+                parts |= {f"{name} with content" for name, value in held.items() if value}
+        for part in sorted(parts & {"tools", *self.habits.leaves_out}):
+            raise UnusableChat(
+                f"the row has {part}, and the chat template does not write that",
+                CONTENT_LOST,
+                "give a chat template that writes it (tokenizer.chat_template), or leave it out",
+            )
 
     def _first_block(self, messages: list[Message]) -> tuple[int, str]:
         """Where the first block starts in the text of plain messages, and what it holds."""
