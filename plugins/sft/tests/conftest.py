@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,6 +81,39 @@ def make_tokenizer():
             additional_special_tokens=SPECIAL_TOKENS,
         )
         tokenizer.chat_template = TEMPLATES.get(template, template) if template else None
+        return tokenizer
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_pieces_tokenizer():
+    """Like ``make_tokenizer``, with words in the manner of SentencePiece: blanks are letters, and one may stand before
+    each text (``blank``), what is not in the vocabulary is spelled in bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = Tokenizer(models.BPE(byte_fallback=True))
+    pieces.normalizer = normalizers.Replace(" ", "▁")
+    letters = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=560, special_tokens=letters + SPECIAL_TOKENS, show_progress=False)
+    pieces.train_from_iterator(SENTENCES * 3, trainer)
+    described = json.loads(pieces.to_str())
+    described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] in SPECIAL_TOKENS]
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+
+    def make(template: str, *, blank: bool):
+        copy = Tokenizer.from_str(json.dumps(described))
+        if blank:
+            copy.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), copy.normalizer])
+        copy.decoder = decoders.Sequence(steps + [decoders.Strip(" ", 1, 0)] * blank)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=copy,
+            bos_token="<|begin|>",
+            eos_token="<|im_end|>",
+            additional_special_tokens=SPECIAL_TOKENS,
+        )
+        tokenizer.chat_template = TEMPLATES[template]
         return tokenizer
 
     return make

@@ -57,7 +57,7 @@ def test_tools_reach_the_template(make_tokenizer):
 
 
 def test_tools_that_the_template_does_not_write_are_an_error(tokenizer):
-    with pytest.raises(BadRow, match="row 0: the row has tools, and the chat template does not write any") as caught:
+    with pytest.raises(BadRow, match="row 0: the row has tools, and the chat template does not write that") as caught:
         encode_row(ChatEncoder(tokenizer), {"messages": turns("Hi", "Hello"), "tools": [{"name": "look_up"}]})
     assert caught.value.category == "content lost"
 

@@ -54,6 +54,7 @@ ROWS = {
     "other special tokens": {"messages": turns("</s> [/INST] x</s>", "<|end|>\n</s>", "<end_of_turn>", "<|eot|>")},
     "an answer that is its own end": {"messages": turns("Hi", "<|im_end|>", "Hi", "</s>", "Hi", "<|end|>")},
     "an open end": {"messages": turns("Hi", "Hello", "Anything else?")},
+    "a question that is a turn": {"messages": turns("", "", "<|im_start|>assistant\n<|im_end|>")},
     "reasoning in the content": {"messages": turns("Hi", "<think>\nhm, Hello\n</think>\n\nHello")},
     "reasoning in each content": {"messages": turns("1", "<think>a</think>Hello", "2", "<think>b</think>Bye")},
     "empty reasoning": {"messages": turns("Hi", "<think>\n\n</think>\n\nHello")},
@@ -69,6 +70,12 @@ ROWS = {
     "a call that quotes": {
         "messages": answered(call("run", code='print("hi")\n', n=3, deep={"of": ["it"]}), '{"ok": "\\n"}', "Done.")
     },
+    "a call and the end of turn for words": {
+        "messages": [*turns("Hi"), {"role": "assistant", "content": "<|eot|>", "tool_calls": [call("hm", x="")]}]
+    },
+    "a call and what it is written with for words": {
+        "messages": [*turns("Hi"), {"role": "assistant", "content": "{", "tool_calls": [call("hm", x="")]}]
+    },
     "two calls alike": {
         "messages": [
             *turns("Roll twice."),
@@ -78,7 +85,7 @@ ROWS = {
 }  # fmt: skip
 
 
-def outcome(encoder: ChatEncoder, tokenizer, row: dict) -> tuple[str, str]:
+def outcome(encoder: ChatEncoder, tokenizer, row: dict, check_text: bool = True) -> tuple[str, str]:
     """What is trained of a row, or under which word it is refused; and the message of that."""
     encoded = encoder([row], ["row 7"])
     for refusal in encoded.refused:
@@ -86,7 +93,7 @@ def outcome(encoder: ChatEncoder, tokenizer, row: dict) -> tuple[str, str]:
         return refusal.category, refusal.message
     ids, labels = encoded.columns["input_ids"].tolist(), encoded.columns["labels"].tolist()
     assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
-    assert tokenizer.decode(ids) == rendered(tokenizer, row)
+    assert not check_text or tokenizer.decode(ids) == rendered(tokenizer, row)
     return tokenizer.decode([label for label in labels if label != -100]), ""
 
 
@@ -109,6 +116,23 @@ def assert_right(family, encoder, tokenizer, row) -> None:
 def test_what_is_trained_is_right_or_the_row_is_refused_with_the_reason(make_tokenizer, family, row):
     tokenizer = make_tokenizer(family)
     assert_right(FAMILIES[family], ChatEncoder(tokenizer), tokenizer, row)
+
+
+@pytest.mark.parametrize("blank", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_trained_is_right_with_pieces_for_words_too(make_pieces_tokenizer, family, blank):
+    tokenizer = make_pieces_tokenizer(family, blank=blank)
+    encoder = ChatEncoder(tokenizer)
+    for name, row in ROWS.items():
+        right = FAMILIES[family].right(row)
+        got, reason = outcome(encoder, tokenizer, row, check_text=not blank)
+        if blank and reason.endswith("begins before the assistant's text and reaches into it"):
+            continue  # with a blank before each of them, the parts read differently
+        if isinstance(right, set):
+            assert reason, name
+            assert got in right, name
+        else:
+            assert got.replace(" ", "") == right.replace(" ", ""), name
 
 
 # ---- any chat

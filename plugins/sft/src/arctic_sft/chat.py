@@ -159,7 +159,7 @@ class ChatEncoder:
     def _text(self, finder: TurnFinder, chat: Chat, numbers: Sequence[int]) -> Text:
         text = finder.text(chat)
         turns = finder.turns(chat, text, numbers)
-        check_written(chat.messages, text, {turn.number: turn.start for turn in turns})
+        check_written(chat.messages, text, {turn.number: (turn.start, turn.stop) for turn in turns})
         return Text(text, turns, [self._left_out(chat, text, turn) for turn in turns])
 
     def _left_out(self, chat: Chat, text: str, turn: Turn) -> tuple[int, int]:
@@ -189,18 +189,20 @@ class ChatEncoder:
         """Ids and labels of all rows, one after the other, and the length of each."""
         import numpy as np
 
-        lengths = np.fromiter((len(row.ids) for row in rows), np.int32, len(rows))
-        ids = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int32, int(lengths.sum()))
-        labels = np.full_like(ids, IGNORE_INDEX) if self.mask_inputs else ids.copy()
-        begin = 0
-        for row in rows:
-            for first, last in row.spans:
-                labels[begin + first : begin + last] = (
-                    ids[begin + first : begin + last] if self.mask_inputs else IGNORE_INDEX
-                )
-            if row.ids:
-                labels[begin] = IGNORE_INDEX
-            begin += len(row.ids)
+        lengths = np.array([len(row.ids) for row in rows], np.int32)
+        ids = np.fromiter(chain.from_iterable([row.ids for row in rows]), np.int32, int(lengths.sum()))
+        begins = (np.cumsum(lengths) - lengths).tolist()
+        spans = [
+            (begin + first, begin + last) for begin, row in zip(begins, rows, strict=True) for first, last in row.spans
+        ]
+        firsts, lasts = np.array(spans, np.int64).reshape(-1, 2).T
+        # Spans do not overlap: so many of them have started before each token and not ended.
+        within: np.ndarray = np.zeros(len(ids) + 1, np.int8)
+        np.add.at(within, firsts, 1)
+        np.subtract.at(within, lasts, 1)
+        inside = np.cumsum(within[:-1], dtype=np.int8).view(bool)
+        labels = np.where(inside == self.mask_inputs, ids, np.int32(IGNORE_INDEX))
+        labels[[begin for begin, row in zip(begins, rows, strict=True) if row.ids]] = IGNORE_INDEX
         return ids, labels, lengths
 
     def _refuse_by_tokens(

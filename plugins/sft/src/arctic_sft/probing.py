@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from arctic_sft.messages import REASONING_KEYS, Message
@@ -19,7 +19,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "tool calls": {"tool_calls": [{"type": "function", "function": {"name": _WORD, "arguments": {"depth": "low"}}}]},
 }
 
-FindBlock = Callable[[list[Message]], int]
+FindBlock = Callable[[list[Message]], tuple[int, str]]
 
 
 class Habits(NamedTuple):
@@ -28,12 +28,14 @@ class Habits(NamedTuple):
     Attributes:
         tail: a special token that it writes at the end of a chat, after the one that ends the turn.
         header: what it writes before an answer though it has no generation prompt.
+        ends: whether it ends an answer with a special token.
         prompt_in_block: whether its generation blocks hold what its generation prompt writes.
-        leaves_out: which of reasoning and tool calls it does not write.
+        leaves_out: what it does not write of ``reasoning`` and ``tool calls``, or of these ``with content``.
     """
 
     tail: str = ""
     header: str = ""
+    ends: bool = False
     prompt_in_block: bool = False
     leaves_out: frozenset[str] = frozenset()
 
@@ -44,15 +46,14 @@ def habits_of(template: ChatTemplate, specials: tuple[str, ...], find_block: Fin
     Args:
         template: the template.
         specials: the texts of the tokenizer's special tokens, the longest first.
-        find_block: tells where the first generation block starts, for templates that have them.
+        find_block: tells where the first generation block starts and what it holds, for templates that have them.
     """
     for opening in _OPENINGS:
         try:
             habits = _habits(template, [*opening, _QUESTION], specials, find_block)
         except UnusableChat:
             continue
-        left_out = (name for name, more in _MORE.items() if not _writes(template, [*opening, _QUESTION], more))
-        return habits._replace(leaves_out=frozenset(left_out))
+        return habits._replace(leaves_out=frozenset(_left_out(template, [*opening, _QUESTION])))
     return Habits()
 
 
@@ -62,14 +63,16 @@ def _habits(
     chat = [*asked, _ANSWER]
     prompt = template.text(asked, plain=True, prompt=True)
     if find_block:
-        return Habits(prompt_in_block=find_block(chat) < len(prompt))
+        start, block = find_block(chat)
+        return Habits(ends=block.rstrip().endswith(specials), prompt_in_block=start < len(prompt))
     answered, going_on = template.text(chat, plain=True), template.text([*chat, _QUESTION], plain=True)
     tail = "" if going_on.startswith(answered) else _tail(answered, going_on, specials)
     header = ""
     begin = answered.find(_ANSWER["content"], len(prompt))
     if begin >= 0 and answered.startswith(prompt) and prompt == template.text(asked, plain=True):
         header = answered[len(prompt) : begin].strip()
-    return Habits(tail, "" if header.startswith(OPEN) else header)
+    ends = answered.removesuffix(tail).rstrip().endswith(specials)
+    return Habits(tail, "" if header.startswith(OPEN) else header, ends)
 
 
 def _tail(answered: str, going_on: str, specials: tuple[str, ...]) -> str:
@@ -83,8 +86,13 @@ def _tail(answered: str, going_on: str, specials: tuple[str, ...]) -> str:
     return ""
 
 
-def _writes(template: ChatTemplate, asked: list[Message], more: dict[str, Any]) -> bool:
-    try:
-        return _WORD in template.text([*asked, {**_ANSWER, **more}], plain=False)
-    except UnusableChat:
-        return True  # it has wishes that this chat does not meet; each row tells
+def _left_out(template: ChatTemplate, asked: list[Message]) -> Iterator[str]:
+    for name, more in _MORE.items():
+        try:
+            text = template.text([*asked, {**_ANSWER, **more}], plain=False)
+        except UnusableChat:
+            continue  # it has wishes that this chat does not meet; each row tells
+        if _WORD not in text:
+            yield name
+        elif _ANSWER["content"] not in text:
+            yield f"{name} with content"

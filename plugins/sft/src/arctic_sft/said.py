@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from arctic_sft.messages import REASONING_KEYS, Message, reasoning_of
+from arctic_sft.messages import OPENING_ROLES, REASONING_KEYS, Message, reasoning_of
 from arctic_sft.refusals import CONTENT_LOST, UnusableChat
 from arctic_sft.think import CLOSE
 
@@ -52,27 +52,35 @@ def find_said(number: int, message: Message, text: str, start: int, stop: int) -
     return (start + spans[0][0], start + spans[-1][1]) if spans else (start, start)
 
 
-def check_written(messages: list[Message], text: str, turns: Mapping[int, int]) -> None:
+def check_written(messages: list[Message], text: str, turns: Mapping[int, Span]) -> None:
     """Check that what everybody but the assistant says is in the text, as it is or as JSON.
 
     Args:
         messages: the chat.
         text: its text.
-        turns: where the turns of some of the assistant's messages start: what was said before must stand before.
+        turns: where the turns of some of the assistant's messages stand: what was said before must stand before, and
+            what was said after, except by those who open a chat, after.
 
     Raises:
         UnusableChat: something of it is not there.
     """
-    position, limit = 0, len(text)
-    limits = [limit := turns.get(number, limit) for number in range(len(messages) - 1, -1, -1)]
+    starts = [limit := len(text)]
+    for number in range(len(messages) - 1, 0, -1):
+        starts.append(limit := turns[number][0] if number in turns else limit)
+    position = floor = 0
     for number, message in enumerate(messages):
+        limit = starts.pop()
         if message["role"] == "assistant":
+            floor = turns[number][1] if number in turns else floor
+            position = max(position, floor)
             continue
-        content, limit = message["content"], limits[-1 - number]
+        content = message["content"]
         found = text.find(content, position, limit)
         if found >= 0:
             position = found + len(content)
-        elif not any(text.find(form, 0, limit) >= 0 for form in _forms(content.strip())):
+            continue
+        begin = 0 if message["role"] in OPENING_ROLES else floor
+        if not any(text.find(form, begin, limit) >= 0 for form in _forms(content.strip())):
             raise _lost(number, f"the content ({message['role']})")
 
 

@@ -122,8 +122,7 @@ class TurnFinder:
                     raise _rewritten(number)
             if start is None or stop < start:
                 raise _no_prompt(number)
-            _, said = find_said(number, chat.messages[number], text, start, stop)
-            turns.append(Turn(number, start, stop, said, self._end_token(text, said, stop)))
+            turns.append(self._turn(chat, text, number, start, stop))
         return turns
 
     def _prompt_end(self, chat: Chat, text: str, number: int) -> int | None:
@@ -133,6 +132,14 @@ class TurnFinder:
 
     def _without_tail(self, text: str) -> int:
         return len(text) - len(self.habits.tail) if text.endswith(self.habits.tail) else len(text)
+
+    def _turn(self, chat: Chat, text: str, number: int, start: int, stop: int) -> Turn:
+        """The turn, after checking that it holds what its message says before the token that ends it."""
+        end_token = self._end_token(text, start, stop) if self.habits.ends else -1
+        _, said = find_said(number, chat.messages[number], text, start, stop if end_token < 0 else end_token)
+        if end_token < 0:
+            end_token = self._end_token(text, said, stop)
+        return Turn(number, start, stop, said, end_token)
 
     def _end_token(self, text: str, said: int, stop: int) -> int:
         """Where the special token starts that nothing but white space follows, -1 where there is none."""
@@ -182,33 +189,35 @@ class TurnFinder:
             if prompt_end is None or prompt_end > stop:
                 raise _no_prompt(number)
             start = max(start, prompt_end)
-        _, said = find_said(number, chat.messages[number], text, start, stop)
-        end_token = self._end_token(text, said, stop)
-        if end_token < 0:  # a block may end before it
+        turn = self._turn(chat, text, number, start, stop)
+        if turn.end_token < 0:  # a block may end before it
             end = next((special for special in self.specials if after.startswith(special)), "")
             if end and text.startswith(end, stop):
-                end_token, stop = stop, stop + len(end)
-        return Turn(number, start, stop, said, end_token)
+                return turn._replace(end_token=stop, stop=stop + len(end))
+        return turn
 
     def _check_parts(self, chat: Chat) -> None:
         """Check that the template writes the parts that the chat has besides contents."""
-        said = [chat.messages[number] for number in chat.answers]
-        parts = {
-            "tools": bool(chat.tools) and "tools" not in self.template.source,
-            "reasoning": any(map(reasoning_of, said)) and "reasoning" in self.habits.leaves_out,
-            "tool calls": any(message.get("tool_calls") for message in said) and "tool calls" in self.habits.leaves_out,
-        }
-        for name, lost in parts.items():
-            if lost:
-                raise UnusableChat(
-                    f"the row has {name}, and the chat template does not write any",
-                    CONTENT_LOST,
-                    "give a chat template that writes them (tokenizer.chat_template), or leave them out",
-                )
+        parts = {"tools"} if chat.tools and "tools" not in self.template.source else set()
+        for number in chat.answers:
+            message = chat.messages[number]
+            held = {"reasoning": reasoning_of(message), "tool calls": message.get("tool_calls")}
+            parts |= {name for name, value in held.items() if value}
+            if message.get("content", "").strip():
+                parts |= {f"{name} with content" for name, value in held.items() if value}
+        for part in sorted(parts & {"tools", *self.habits.leaves_out}):
+            raise UnusableChat(
+                f"the row has {part}, and the chat template does not write that",
+                CONTENT_LOST,
+                "give a chat template that writes it (tokenizer.chat_template), or leave it out",
+            )
 
-    def _first_block(self, messages: list[Message]) -> int:
+    def _first_block(self, messages: list[Message]) -> tuple[int, str]:
+        """Where the first block starts in the text of plain messages, and what it holds."""
         answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-        return self._blocks(Chat(messages, None, answers))[1][0][0]
+        text, blocks = self._blocks(Chat(messages, None, answers))
+        start, stop = blocks[0]
+        return start, text[start:stop]
 
     def _blocks(self, chat: Chat) -> tuple[str, list[Span]]:
         """The text of a chat and where the blocks of its assistant messages stand in it."""
