@@ -321,6 +321,32 @@ def test_the_code_of_a_factory_beside_the_recipe_and_what_it_imports_matter(key,
     sys.modules.pop("row_helper", None)
 
 
+OWN_FINGERPRINTS = """
+from arctic_huggingface.source import HFInstructDataSource
+from arctic_huggingface.tokenizer import HFTokenizerFactory
+
+class OwnSource(HFInstructDataSource):
+    name = "own"
+    def fingerprint(self):
+        return open("version").read()
+
+class OwnTokenizer(HFTokenizerFactory):
+    name = "own"
+    def fingerprint(self, tokenizer):
+        return open("version").read()
+"""
+
+
+def test_a_fingerprint_of_ones_own_is_asked_for_instead_of_the_parts_of_its_base(key, arctic_home):
+    (arctic_home / "train.py").write_text(OWN_FINGERPRINTS)
+    own = {"sources": [{"type": "own", "name_or_path": "rows.jsonl"}]}
+    (arctic_home / "version").write_text("1")
+    before = key(own, tokenizer={"type": "own"})
+    (arctic_home / "version").write_text("2")
+    after = key(own, tokenizer={"type": "own"})
+    assert changed(before, after) == ["sources.0.content", "tokenizer.fingerprint"]
+
+
 WRAPPER = """
 from arctic_training import hookimpl
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,76 @@ def test_a_process_killed_at_any_point_leaves_nothing_that_loads_wrongly(recipe,
         assert prepared(recipe, f"data.cache_dir={cache}") == undisturbed, f"at call {point} of {calls}"
         assert loads(arctic_home) - before == (left == ["half-way"])
         assert [entry.state for entry in entries(cache / "data")] == ["whole"]
+
+
+SLEEPS = """
+import os, time
+from arctic_training import hookimpl
+
+class Sleeping(list):
+    def __getitem__(self, number):
+        if number == 1500 and os.path.exists("sleep"):
+            open("asleep", "w").close()
+            time.sleep(600)
+        return super().__getitem__(number)
+
+@hookimpl(wrapper=True)
+def arctic_load_data():
+    return Sleeping((yield))
+"""
+
+
+@pytest.mark.parametrize("kind", ["auto", "shared"])
+def test_a_lock_does_not_outlive_the_process_that_had_it_nor_do_its_workers(recipe, arctic_home, kind):
+    chats = arctic_home / "chats.jsonl"
+    chats.write_text(chats.read_text() * 50)
+    (arctic_home / "train.py").write_text(SLEEPS)
+    (arctic_home / "sleep").touch()
+    words = ("data.num_proc=2", f"data.cache_fs_type={kind}")
+    child = FORK.Process(target=prepared, args=(recipe, *words))
+    child.start()
+    waited_until(lambda: (arctic_home / "asleep").exists())
+    assert [entry.state for entry in kept(arctic_home)] == ["in preparation"]
+    child.kill()
+    child.join()
+    (arctic_home / "sleep").unlink()
+    begun = time.monotonic()
+    assert prepared(recipe, *words) == prepared(recipe, "data.cache_dir=elsewhere")
+    assert time.monotonic() - begun < 60
+    assert [entry.state for entry in kept(arctic_home)] == ["whole"]
+
+
+def waited_until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+GROWS = """
+from arctic_training import hookimpl
+
+@hookimpl(wrapper=True)
+def arctic_prepare_data():
+    with open("chats.jsonl") as file:
+        line = file.readline()
+    with open("chats.jsonl", "a") as file:
+        file.write(line)
+    return (yield)
+"""
+
+
+def test_rows_of_a_file_that_is_still_written_are_not_kept_as_those_of_what_it_held_before(recipe, arctic_home):
+    from arctic_training.errors import DataError
+
+    (arctic_home / "train.py").write_text(GROWS)
+    with pytest.raises(DataError, match=r"chats\.jsonl: this source changed while its rows were prepared") as caught:
+        prepared(recipe)
+    assert caught.value.remedy
+    assert kept(arctic_home) == []
+    (arctic_home / "train.py").unlink()
+    prepared(recipe)
+    assert [entry.state for entry in kept(arctic_home)] == ["whole"]
 
 
 def test_what_a_killed_process_left_does_not_hinder(recipe, arctic_home):

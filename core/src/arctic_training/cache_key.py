@@ -46,6 +46,11 @@ def key_parts(run: Run, split: str, sources: Sequence[SourceConfig]) -> dict[str
     }
 
 
+def fingerprints(run: Run, sources: Sequence[SourceConfig]) -> list[dict[str, Any] | None]:
+    """What each source says now of the rows that it would load."""
+    return [_fingerprint_parts(run.make(source)) for source in sources]
+
+
 def digest(parts: Mapping[str, Any]) -> str:
     """The key that parts come to."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:KEY_LENGTH]

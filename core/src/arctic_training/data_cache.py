@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arctic_training.cache_key import digest, key_parts
+from arctic_training.cache_key import digest, fingerprints, key_parts
 from arctic_training.data import EVAL
 from arctic_training.errors import DataError
 from arctic_training.preparation import Preparation
@@ -160,6 +160,9 @@ def _prepare(
             write_rows(_each(rows), incomplete, preparation.facts())
             for left in incomplete.glob("source-*"):  # rows on their way here
                 shutil.rmtree(left)
+        if parts is not None:
+            _refuse_changed_sources(run, preparation, parts, label)
+        with _storing(directory, label):
             _note_key(run, incomplete, parts, label)
             shutil.rmtree(directory, ignore_errors=True)  # what is there was found damaged
             os.rename(incomplete, directory)
@@ -167,6 +170,19 @@ def _prepare(
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
     return PreparedRows(directory)
+
+
+def _refuse_changed_sources(run: Run, preparation: Preparation, parts: dict[str, Any], label: str) -> None:
+    """Keep no rows under a content that was another by the time they were read."""
+    names = run.config.data.source_names(preparation.split, label)
+    found = fingerprints(run, preparation.sources)
+    for name, before, now in zip(names, parts["sources"], found, strict=True):
+        if now is None or any(before[part] != value for part, value in now.items()):
+            raise DataError(
+                "this source changed while its rows were prepared",
+                where=name,
+                remedy="start again once nothing writes to it any more",
+            )
 
 
 def _note_key(run: Run, directory: Path, parts: dict[str, Any] | None, label: str) -> None:

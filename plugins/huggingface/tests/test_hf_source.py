@@ -221,6 +221,28 @@ def test_the_fingerprint_is_that_of_content_and_options_not_of_the_path(make, tm
     assert len({first, fingerprint("a.jsonl", text='{"a": 2}\n'), fingerprint("a.jsonl", split="train[:1]")}) == 3
 
 
+def test_the_names_of_files_within_a_folder_count_and_where_the_folder_lies_does_not(make, tmp_path):
+    def fingerprint(folder, name):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text('{"a": 1}\n')
+        return make(HFDataSource, name_or_path=str(tmp_path / folder), split="train").fingerprint()
+
+    first = fingerprint("one", "train.jsonl")
+    assert fingerprint("other", "train.jsonl") == first
+    assert fingerprint("third", "test.jsonl") != first
+
+
+def test_the_fingerprint_holds_what_a_known_name_means_and_no_credentials(make, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n')
+
+    def parts(**keys):
+        return make(HFDataSource, name_or_path=str(tmp_path / "a.jsonl"), **keys).fingerprint_parts()
+
+    assert parts(split="train", split_mapping={"train": "train[:5]"})["split"] == "train[:5]"
+    assert parts(kwargs={"token": "a", "storage_options": {"key": "b"}}) == parts()
+    assert parts(kwargs={"delimiter": ";"}) != parts()
+
+
 def test_only_a_commit_makes_a_hub_name_certain(make):
     def fingerprint(**kwargs):
         return make(HFDataSource, name_or_path="nobody/nothing", split="train", kwargs=kwargs).fingerprint()

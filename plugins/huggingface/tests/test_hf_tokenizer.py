@@ -109,3 +109,19 @@ def test_the_fingerprint_changes_with_template_special_tokens_and_vocabulary(fac
     ]
     assert len(set(all_of_them)) == 4
     assert fingerprint() == all_of_them[0]
+
+
+def test_the_fingerprint_does_not_depend_on_what_the_tokenizer_was_used_for(factory):
+    chosen = factory()
+    tokenizer = chosen.create_tokenizer()
+    before = chosen.fingerprint(tokenizer)
+    tokenizer(["a longer text", "b"], truncation=True, max_length=2, padding=True)
+    assert chosen.fingerprint(tokenizer) == before
+
+
+def test_the_fingerprint_names_its_parts_and_holds_no_token(factory):
+    chosen = factory(tokenize_kwargs={"token": "secret", "split_special_tokens": True})
+    parts = chosen.fingerprint_parts(chosen.create_tokenizer())
+    assert {"vocabulary", "chat_template", "special_tokens", "arguments", "transformers", "tokenizers"} <= set(parts)
+    assert "split_special_tokens" in parts["arguments"]
+    assert "secret" not in str(parts)
