@@ -125,7 +125,7 @@ class Encoder:
         return EncodedRows({"input_ids": flat, "labels": flat}, lengths, refused)
 
 
-def plan(parts):
+def plan(parts, numbers):
     rows = joined_in_memory([TokenRows(part.columns, part.lengths) for part in parts])
     return PlannedRows(rows, plan_packs(rows.lengths, PACK), packed=True)
 
