@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -152,6 +153,19 @@ def test_a_stream_is_mixed_by_rows(run_recipe, plugin_manager, recipe):
     records = [record for record in run.metrics if record["kind"] == "train"]
     assert all({"loss/letters", "loss/numbers", "loss/poems"} <= set(record) for record in records)
     assert counter.trained[0] > counter.trained[1]
+
+
+def test_an_epoch_of_a_stream_has_rows_in_proportion_to_the_weights(build_run, recipe):
+    recipe["data"] |= {"streaming": True, "stream_buffer": 64, "weight_by": "rows"}
+    rows = [0, 0, 0]
+    with build_run(recipe | {"train_iters": 1}) as run:
+        for micro_batch in itertools.chain.from_iterable(run.trainer.train_dataloader.epoch(0)):
+            positions, sources, ids = (micro_batch["position_ids"], micro_batch.source_ids, micro_batch["input_ids"])
+            begins = (positions == 0) & (ids == ids[0, 0])  # padding counts from 0 too
+            for source in sources[begins].tolist():
+                rows[source] += 1
+    assert [number / sum(rows) for number in rows] == pytest.approx([0.5, 0.25, 0.25], rel=0.03)
+    assert max(rows[0] / 300, rows[2] / 200) > 0.95, "an epoch lasts until a source ends"
 
 
 def test_evaluation_sources_take_no_weight(recipe):

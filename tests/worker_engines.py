@@ -24,7 +24,7 @@ def main(recipes, results):
 
     world = World.from_environment()
     if world.size > 1:  # once for all runs: the ranks would miss each other at the second meeting on one port
-        join(world, torch.device("cpu"))
+        join(world, torch.device("cpu"), timeout=600)
     for name, recipe in json.loads(Path(recipes).read_text()).items():
         manager = create_plugin_manager()
         watcher = Watcher()

@@ -242,7 +242,7 @@ def test_weights_of_a_stream_are_proportions_of_rows(size):
     while (block := reader.read()) is not None:
         counts += [len(rows) + len(bad) for rows, _, bad in block.parts]
     shares = np.array(weights) / sum(weights)
-    assert counts / counts.sum() == pytest.approx(shares, rel=0.03)
+    assert counts / counts.sum() == pytest.approx(shares, rel=0.01)
     assert max(counts / np.array(stream.sizes)) > 0.95, "an epoch lasts until a source ends"
 
 

@@ -51,8 +51,8 @@ class Block:
 class BlockReader:
     """Reads the rows of several streams in one order, block by block.
 
-    Each row of a block is drawn from a source in proportion to the weights, by (seed, epoch, block). With weights an
-    epoch ends when a source does, or the proportions would be lost; without them the others go on.
+    A block holds rows of each source in proportion to the weights, rounded by a draw of (seed, epoch, block). With
+    weights an epoch ends when a source does, or the proportions would be lost; without them the others go on.
 
     Args:
         streams: one for each source, at their beginnings.
@@ -109,24 +109,33 @@ class BlockReader:
         if all(self.ended) or (self.weighted and any(self.ended)):
             return None
         position, number = self.position(), self.number
-        parts = [self._part(source, count) for source, count in enumerate(self._counts())]
+        counts = self._counts()
+        pairs = [stream.read(count) if count else [] for stream, count in zip(self.streams, counts, strict=True)]
+        whole = [len(rows) / count if count else 1.0 for rows, count in zip(pairs, counts, strict=True)]
+        self.ended = [ended or share < 1 for ended, share in zip(self.ended, whole, strict=True)]
+        if self.weighted:  # the others give no more than goes with what the source that ends had left
+            pairs = [rows[: round(count * min(whole))] for rows, count in zip(pairs, counts, strict=True)]
+        parts = [_part(rows) for rows in pairs]
         self.number += 1
         return RawBlock(position, number, parts)
 
     def _counts(self) -> list[int]:
-        """How many rows of the next block come from each source."""
+        """How many rows of the next block come from each source: its share, rounded up or down by one draw for all, so
+        that an epoch keeps the proportions better than rows drawn one by one would."""
         import numpy as np
 
         weights = np.array([0.0 if ended else weight for weight, ended in zip(self.weights, self.ended, strict=True)])
         generator = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch], counter=[0, 0, 1, self.number]))
-        return generator.multinomial(self.block_rows, weights / weights.sum()).tolist()
+        ends = np.cumsum(weights) * (self.block_rows / weights.sum())
+        ends[-1] = self.block_rows
+        bounds = np.floor(np.concatenate([[0.0], ends]) + generator.random())
+        return np.diff(bounds).astype(int).tolist()
 
-    def _part(self, source: int, count: int) -> Part:
-        pairs = self.streams[source].read(count) if count else []
-        self.ended[source] |= len(pairs) < count
-        kept = [(row, place) for row, place in pairs if not isinstance(row, BadRow)]
-        unreadable = [row for row, _ in pairs if isinstance(row, BadRow)]
-        return [row for row, _ in kept], [place for _, place in kept], unreadable
+
+def _part(pairs: list[tuple[Any, str]]) -> Part:
+    kept = [(row, place) for row, place in pairs if not isinstance(row, BadRow)]
+    unreadable = [row for row, _ in pairs if isinstance(row, BadRow)]
+    return [row for row, _ in kept], [place for _, place in kept], unreadable
 
 
 class StreamLoader(Loader):
