@@ -89,7 +89,7 @@ def records(directory: Path, kind: str):
 
 @pytest.mark.distributed
 def test_a_preparation_of_three_times_the_process_group_timeout_still_trains(arctic_run):
-    directory, _ = arctic_run(2, seconds=18, process_group_timeout=6, epochs=1, eval_interval=0, data={
+    directory, _ = arctic_run(2, seconds=24, process_group_timeout=8, epochs=1, eval_interval=0, data={
         "sources": [{"type": "slow", "name_or_path": "chats.jsonl"}], "max_length": 64, "num_proc": 1,
         "dl_num_workers": 0,
     }, evaluate_at_start=False)  # fmt: skip
