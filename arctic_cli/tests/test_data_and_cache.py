@@ -97,7 +97,7 @@ def test_rows_are_shown_in_colour_on_a_terminal(recipe):
 
 def test_json_holds_the_figures_and_the_rows_that_were_asked_for(arctic, recipe):
     facts = json.loads(arctic("data", str(recipe), "--json").out)["train"]
-    assert (facts["rows"], facts["tokens"], facts["counts"]) == (64, 1750, {"rows read": 64})
+    assert (facts["rows"], facts["tokens"], facts["counts"]) == (64, 1750, {"rows read": 64, "rows kept": 64})
     assert "shown" not in facts
     shown = json.loads(arctic("data", str(recipe), "--json", "--show", "1").out)["train"]["shown"]
     stretches = [{"text": "e", "trained": False}, {"text": "ins", "trained": True}]
