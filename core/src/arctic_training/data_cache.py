@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from arctic_training.cache_key import digest, fingerprints, key_parts
 from arctic_training.data import EVAL
@@ -44,7 +45,7 @@ def prepared_rows(run: Run, split: str, name: str = EVAL) -> PreparedRows:
     label = split if split == "train" else name
     parts = key_parts(run, split, preparation.sources)
     key = None if parts is None else digest(parts)
-    directory = cache_directory(config.cache_dir) / key if key else run.run_dir / "data" / _launch(run) / label
+    directory = cache_directory(config.cache_dir) / key if key else run.run_dir / "data" / _launch(run) / _folder(label)
     run.data_facts[label] = {"cache": key}
     if (kept := _kept(directory)) is not None:
         return kept
@@ -88,6 +89,11 @@ def _kept(directory: Path) -> PreparedRows | None:
         return PreparedRows(directory)
     except FileNotFoundError:  # `arctic cache gc` took it away this moment
         return None
+
+
+def _folder(label: str) -> str:
+    """A set's name as that of a folder, whatever characters it has."""
+    return quote(label, safe="").replace(".", "%2E")
 
 
 def _launch(run: Run) -> str:
