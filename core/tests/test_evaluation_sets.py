@@ -47,5 +47,5 @@ def test_no_set_is_called_as_the_training_data(tiny_recipe, plugin_manager):
     from arctic_training.recipe import load_recipe
     from arctic_training.resolve import resolve
 
-    with pytest.raises(RecipeError, match="no set of evaluation data can be called train"):
+    with pytest.raises(RecipeError, match="what reports call the training rows"):
         resolve(load_recipe(with_sets(tiny_recipe, {"type": "tiny", "name": "train"})), plugin_manager)

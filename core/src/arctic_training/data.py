@@ -173,8 +173,6 @@ class DataConfig(ComponentConfig):
         weighted = sum(source.weight is not None for source in self.sources)
         if 0 < weighted < len(self.sources):
             yield "sources", f"{weighted} of {len(self.sources)} sources have a weight: give one to all or to none"
-        if "train" in self.eval_sets:
-            yield "eval_sources", "no set of evaluation data can be called train, as figures call the training data"
         if any(source.share.asks_for_something for source in self.eval_sources):
             yield (
                 "eval_sources",

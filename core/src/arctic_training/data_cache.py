@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +101,7 @@ def _launch(run: Run) -> str:
     Rows of a source that cannot tell what it would load must not outlive the launch.
     """
     if run.world.size == 1:
-        return uuid.uuid4().hex
+        return run.unique_name
     return f"{os.environ.get('MASTER_PORT', 'ranks')}-{os.getppid()}"
 
 

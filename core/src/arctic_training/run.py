@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,7 @@ class Run:
         self._joined = False
         self.is_over = False
         self.only_prepares = False
+        self.unique_name = uuid.uuid4().hex
 
     def execute(self) -> None:
         """Run from beginning to end, and tidy up however it ends."""
