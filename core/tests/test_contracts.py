@@ -173,6 +173,15 @@ class LoadsOtherRowsEachTime(TinySource):
         return [{"text": f"{next(DRAWS)} {number}"} for number in range(16)]
 
 
+class StreamsFromItsBeginning(TinySource):
+    name = "broken"
+
+    def stream(self, config, split):
+        stream = super().stream(config, split)
+        stream.seek = lambda position: None
+        return stream
+
+
 class TrainsTheFirstToken(TinyDataFactory):
     name = "broken"
 
@@ -249,6 +258,7 @@ BROKEN = [
     (SeesTheFuture, ModelFactoryContract, "test_a_prediction_does_not_see_the_tokens_behind_it"),
     (HasALooseParameter, ModelFactoryContract, "test_every_trained_parameter_gets_a_gradient"),
     (LoadsOtherRowsEachTime, DataSourceContract, "test_it_gives_the_same_rows_each_time"),
+    (StreamsFromItsBeginning, DataSourceContract, "test_its_stream_gives_the_rows_of_load_from_any_position"),
     (TrainsTheFirstToken, DataFactoryContract, "test_the_first_token_of_a_document_is_never_trained"),
     (NeverCuts, DataFactoryContract, "test_no_row_is_longer_than_max_length"),
     (TrainsPadding, DataFactoryContract, "test_a_micro_batch_trains_exactly_the_tokens_of_its_rows"),

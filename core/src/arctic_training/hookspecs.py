@@ -131,7 +131,7 @@ def arctic_load_data(config: SourceConfig, split: str, run: Run) -> Rows | None:
     """Load one source.
 
     Called once for each source whose rows are not cached, on the one rank of each file system that prepares data,
-    outside any process group.
+    outside any process group. Not called for training rows that are streamed: their source's ``stream`` is.
 
     Args:
         config: one entry of ``data.sources`` or ``data.eval_sources``.
@@ -147,7 +147,7 @@ def arctic_load_data(config: SourceConfig, split: str, run: Run) -> Rows | None:
 def arctic_prepare_data(datasets: list[Rows], tokenizer: Any, split: str, config: DataConfig, run: Run) -> Rows | None:
     """Turn loaded rows into rows that a model trains on: tokenise, filter, pack.
 
-    Called once for each split that is not cached, where ``arctic_load_data`` is.
+    Called once for each split that is not cached, where ``arctic_load_data`` is; not for rows that are streamed.
 
     Args:
         datasets: the loaded rows of this split, one entry for each source; sources differ in their columns.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from arctic_training.testing.contracts.common import Contract, Recipe, with_data
 
 if TYPE_CHECKING:
     from arctic_training.run import Run
+    from arctic_training.stream import RowStream
 
     BuildRun = Callable[..., AbstractContextManager[Run]]
 
@@ -30,6 +32,16 @@ class DataSourceContract(Contract):
             one, other = _load(run), _load(run)
             assert len(one) == len(other)
             assert all(one[number] == other[number] for number in range(len(one)))
+
+    def test_its_stream_gives_the_rows_of_load_from_any_position(self, build_run: BuildRun, recipe: Recipe) -> None:
+        with build_run(recipe) as run:
+            rows = _load(run)
+            expected = [rows[number] for number in range(len(rows))]
+            for number in sorted({0, 1, len(rows) // 2, len(rows)}):
+                first, second = _stream(run), _stream(run)
+                before = [row for row, _ in first.read(number)]
+                second.seek(json.loads(json.dumps(first.position())))
+                assert before + [row for row, _ in second.read(len(rows) + 1)] == expected
 
     def test_its_fingerprint_is_the_same_each_time(self, build_run: BuildRun, recipe: Recipe) -> None:
         fingerprints = []
@@ -98,6 +110,11 @@ class DataFactoryContract(Contract):
 def _load(run: Run) -> Any:
     source = run.config.data.sources[0]
     return run.make(source).load(source, source.split)
+
+
+def _stream(run: Run) -> RowStream:
+    source = run.config.data.sources[0]
+    return run.make(source).stream(source, source.split)
 
 
 def _prepared(build_run: BuildRun, recipe: Recipe) -> list[dict[str, list[int]]]:
