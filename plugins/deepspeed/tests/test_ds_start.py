@@ -112,3 +112,15 @@ def test_what_deepspeed_prints_while_it_sets_up_is_shown_only_when_it_fails(caps
         print("memory used")
         raise ValueError
     assert capsys.readouterr() == ("", "memory used\n")
+
+
+def test_every_group_that_deepspeed_makes_has_the_timeout_of_the_run(build_run, tiny_recipe):
+    import torch
+    from torch.distributed import distributed_c10d
+
+    recipe = tiny_recipe | {"engine": {"type": "deepspeed"}, "process_group_timeout": 77}
+    with build_run(recipe):
+        groups = [distributed_c10d.GroupMember.WORLD, *distributed_c10d._world.pg_map]
+        assert len(set(groups)) > 1
+        timeouts = {group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups}
+    assert timeouts == {77}
