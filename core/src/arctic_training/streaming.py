@@ -11,6 +11,7 @@ from arctic_training.token_tables import joined_in_memory
 
 if TYPE_CHECKING:
     from arctic_training.encoding import EncodedRows
+    from arctic_training.run import Run
     from arctic_training.token_data import TokenDataFactory
 
 LEAST_ROWS = 1000
@@ -22,6 +23,7 @@ def stream_of(factory: TokenDataFactory) -> StreamLoader:
     config, run = factory.config, factory.run
     sources = config.sources_of("train")
     account = Preparation("train", sources, config)
+    _say_what_is_passed_over(run)
 
     def open_reader(epoch: int) -> BlockReader:
         streams = [run.make(source).stream(source, source.split) for source in sources]
@@ -52,6 +54,14 @@ def stream_of(factory: TokenDataFactory) -> StreamLoader:
         accumulation=run.config.gradient_accumulation_steps,
         world=run.world,
     )
+
+
+def _say_what_is_passed_over(run: Run) -> None:
+    """Name the plugins whose hooks change rows on a way that a stream does not take."""
+    for name in ("arctic_load_data", "arctic_prepare_data"):
+        others = [info.name for info in run.plugins.plugins if name in info.hooks and info.name != "core"]
+        if others:
+            run.warn(f"streaming: training rows do not go through {name} of {', '.join(others)}")
 
 
 def _say_losses(run: Any, before: dict[str, int], now: dict[str, int]) -> None:

@@ -160,7 +160,7 @@ class TokenDataFactory(DataFactory):
         return PlannedRows(base, _packs(pieces, whole_rows(pieces.lengths)))
 
     def create_stream(self) -> Loader:
-        for name in ("process", "finish"):
+        for name in ("load", "prepare", "process", "mixed", "finish"):
             if getattr(type(self), name) is not getattr(TokenDataFactory, name):
                 raise DataError(
                     f"{type(self).__qualname__} has a {name} of its own, which a stream does not go through",
