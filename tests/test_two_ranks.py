@@ -32,19 +32,20 @@ FORMS = {
     "stream": {"pack_samples": True, "max_length": 128, "streaming": True, "stream_buffer": 17},
 }
 STEPS, STOP = 14, 10
+SOURCES = ("sums", "names")
 SETS = {"few": 5, "more": 11}
 EVALUATED = [(packed, size) for packed in (False, True) for size in (1, 3, 8)]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A model, 24 chats to train on, and two sets to evaluate on."""
+    """A model, two sources of 12 chats to train on, and two sets to evaluate on."""
     from arctic_training.testing.tiny_llama import make_tiny_llama
 
     home = tmp_path_factory.mktemp("two-ranks")
     make_tiny_llama(home / "model")
     (home / "rows.py").write_text(RECORDING)
-    for name, count in {"chats": 24, **SETS}.items():
+    for name, count in {**dict.fromkeys(SOURCES, 12), **SETS}.items():
         with open(home / f"{name}.jsonl", "w") as file:
             for number in range(count):
                 said = f"{number}, {'very ' * (number % 6)}much."
@@ -58,7 +59,7 @@ def recipe(home, name, ranks, data, **keys):
         "type": "sft",
         "model": {"name_or_path": str(home / "model"), "dtype": "fp32"},
         "data": {
-            "sources": [str(home / "chats.jsonl")],
+            "sources": [{"name": name, "name_or_path": str(home / f"{name}.jsonl")} for name in SOURCES],
             "cache_dir": str(home / "cache"),
             "max_length": 96,
             "pad_to": "max_length",
@@ -84,9 +85,9 @@ def recipes_of(home, ranks):
     for form, data in FORMS.items():
         keep = {"output_dir": str(home / f"kept-{form}"), "auto_resume": True, "save_every_n_steps": STOP}
         stopped = {"checkpoint": keep, "exit_iteration_this_run": STOP}
-        if ranks == 1:
-            found[f"{form}-whole"] = recipe(home, f"{form}-whole", ranks, data)
-        else:
+        name = f"{form}-whole" if ranks == 1 else f"{form}-unstopped"
+        found[name] = recipe(home, name, ranks, data)
+        if ranks == 2:
             found[f"{form}-first"] = recipe(home, f"{form}-first", ranks, data, **stopped)
             found[f"{form}-second"] = recipe(home, f"{form}-second", ranks, data, checkpoint=keep)
     for packed, size in EVALUATED if ranks == 2 else [(False, 1)]:
@@ -129,6 +130,26 @@ def test_two_ranks_go_on_in_the_second_epoch_with_the_rows_of_a_run_that_did_not
     assert state["position"], "it stopped in the middle of an epoch"
     assert len(first) == STOP
     assert first + second == whole
+
+
+def steps_in_metrics(run):
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == "train"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_ranks_go_on_with_the_very_losses_of_two_that_did_not_stop(runs, form):
+    whole, first, second = (steps_in_metrics(runs / f"{form}-{part}") for part in ("unstopped", "first", "second"))
+    assert [step["loss"] for step in first + second] == [step["loss"] for step in whole]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_ranks_tell_the_losses_by_source_of_one(runs, form):
+    alone, together = (steps_in_metrics(runs / f"{form}-{part}") for part in ("whole", "unstopped"))
+    told = [{name: loss for name, loss in step.items() if name.startswith("loss")} for step in alone]
+    assert {name for losses in told for name in losses} == {"loss", *(f"loss/{name}" for name in SOURCES)}
+    for step, losses in zip(together, told, strict=True):
+        assert {name: loss for name, loss in step.items() if name.startswith("loss")} == pytest.approx(losses, rel=1e-4)
 
 
 @pytest.mark.parametrize(("packed", "size"), EVALUATED)
