@@ -229,6 +229,20 @@ def test_gc_removes_what_a_killed_process_left_and_nothing_that_is_in_preparatio
     assert list(entries_folder.iterdir()) == []
 
 
+def test_gc_removes_the_locks_of_preparations_that_failed_and_no_others(arctic, recipe, entries_folder):
+    from filelock import FileLock
+
+    arctic("data", str(recipe))
+    (entry,) = kept(arctic)
+    (entries_folder / f"{KEY}.lock").touch()
+    with FileLock(entries_folder / f"{KEY[1:]}1.lock"):
+        arctic("cache", "gc", "--dry-run")
+        assert (entries_folder / f"{KEY}.lock").exists()
+        assert arctic("cache", "gc").out == "0 entries, 0 B freed\n"
+        locks = {path.name for path in entries_folder.glob("*.lock")}
+    assert locks == {f"{entry['key']}.lock", f"{KEY[1:]}1.lock"}
+
+
 def test_an_age_that_is_none_is_refused(arctic):
     done = arctic("cache", "gc", "--older-than", "soon")
     assert done.code == 2

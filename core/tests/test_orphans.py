@@ -116,3 +116,27 @@ def test_only_shared_memory_that_training_libraries_made_is_taken_for_ours():
         for opened, path in zip(maps, paths, strict=False):
             opened.close()
             path.unlink()
+
+
+# A worker whose parent is gone before it can look; it says its number.
+WORKER = """
+import os, sys, time
+from arctic_training.orphans import end_with_parent
+parent = os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == parent:
+    time.sleep(0.01)
+print(os.getpid(), flush=True)
+end_with_parent(parent)
+time.sleep(60)
+"""
+
+
+def test_a_worker_whose_parent_was_gone_before_it_began_ends_too(cleared):
+    _, (worker,) = start(WORKER)
+    cleared.append(worker)
+    waited = time.monotonic() + 5
+    while Process.find(worker) and time.monotonic() < waited:
+        time.sleep(0.05)
+    assert Process.find(worker) is None

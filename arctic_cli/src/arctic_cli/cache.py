@@ -113,13 +113,16 @@ def _difference(path: str, theirs: Any, mine: Any) -> str:
 @click.option("--dry-run", is_flag=True, help="Only tell what would go.")
 def gc(directory: str | None, older_than: str, everything: bool, dry_run: bool) -> None:
     """Remove entries that were not used for long, and what killed processes left half-way."""
-    from arctic_training.cache_entries import entries, remove
+    from arctic_training.cache_entries import entries, remove, remove_locks
     from arctic_training.data_cache import cache_directory
 
     limit = time.time() - _seconds(older_than)
-    found = entries(cache_directory(directory))
+    place = cache_directory(directory)
+    found = entries(place)
     doomed = [entry for entry in found if everything or not entry.whole or entry.used < limit]
     gone = [entry for entry in doomed if entry.state != "in preparation" and (dry_run or remove(entry))]
+    if not dry_run:
+        remove_locks(place)
     for entry in doomed:
         state = "in preparation, stays" if entry not in gone else "would go" if dry_run else "gone"
         say(f"{state}: {entry.key}  {_size(entry.size)}  {entry.split}, last used {_date(entry.used)}")

@@ -96,6 +96,18 @@ def remove(entry: Entry) -> bool:
         lock.release()
 
 
+def remove_locks(directory: Path) -> None:
+    """Remove the lock files to which nothing belongs any more, such as those of preparations that failed."""
+    for file in directory.glob("*.lock"):
+        path = file.with_suffix("")
+        if path.exists() or path.with_name(f"{path.name}{HALF_WAY}").exists():
+            continue
+        lock = _locked_alone(path)
+        if lock is not None:
+            file.unlink(missing_ok=True)  # as long as it is held, as in ``remove``
+            lock.release()
+
+
 def _locked_alone(path: Path) -> Any:
     """The lock of an entry, taken; None where somebody else has it."""
     from filelock import FileLock, SoftFileLock, Timeout

@@ -136,7 +136,8 @@ class WorkerPool:
         if self.processes:
             self._stack.enter_context(_single_threaded_tokenizers())
             context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-            self._pool = ProcessPoolExecutor(self.processes, context, _Worker.receive, (self.function, self.shared))
+            received = (self.function, self.shared, os.getpid())
+            self._pool = ProcessPoolExecutor(self.processes, context, _Worker.receive, received)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -190,9 +191,9 @@ class _Worker:
     shared: Any
 
     @classmethod
-    def receive(cls, function: Callable[[Any, Any], Any], shared: Any) -> None:
+    def receive(cls, function: Callable[[Any, Any], Any], shared: Any, parent: int) -> None:
         cls.function, cls.shared = staticmethod(function), shared
-        end_with_parent()  # a killed run leaves no worker behind
+        end_with_parent(parent)  # a killed run leaves no worker behind
 
     @classmethod
     def run(cls, task: Any) -> Any:

@@ -76,9 +76,12 @@ def watch_parent(environment: Mapping[str, str] = os.environ) -> None:
     threading.Thread(target=watch, name="arctic-watch-parent", daemon=True).start()
 
 
-def end_with_parent() -> None:
-    """End this process, and nothing else, once its parent is gone; for workers, which have no children."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """End this process, and nothing else, once its parent is gone; for workers, which have no children.
+
+    Args:
+        parent: the number of the parent, told by itself: it may be gone before this process can ask.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
