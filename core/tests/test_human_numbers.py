@@ -103,6 +103,11 @@ def test_a_number_beyond_the_doubles_is_refused_not_rounded_to_infinity():
         parse_number("1e999", whole=False)
 
 
+def test_a_whole_number_that_python_would_not_write_down_is_refused():
+    with pytest.raises(ValueError, match="too large"):
+        parse_number("1E4300", whole=True)
+
+
 @given(st.integers())
 def test_every_whole_number_reads_back_exactly(number):
     assert parse_number(str(number), whole=True) == number

@@ -84,7 +84,10 @@ def _exact(value: Any) -> Fraction | float | None:
     if match := _SCALED.fullmatch(text):
         mantissa = Fraction(match["mantissa"].replace("_", ""))
         exponent = int(match["exponent"] or 0)
-        return mantissa * Fraction(10) ** exponent * _SCALES[(match["suffix"] or "").lower()]
+        exact = mantissa * Fraction(10) ** exponent * _SCALES[(match["suffix"] or "").lower()]
+        if exact.numerator.bit_length() > _MOST_BITS:  # Python would not even write it down
+            raise ValueError(f"{_shown(value)} is too large")
+        return exact
     return None
 
 
