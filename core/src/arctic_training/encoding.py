@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import multiprocessing
 import os
 import sys
@@ -28,6 +29,9 @@ BATCH_ROWS = 1000
 """Rows that are encoded together."""
 BATCHES_AHEAD = 2
 """Batches that each process may be ahead of what is written, so that memory does not grow with the data."""
+OBJECTS_BETWEEN_COLLECTIONS = 50_000
+"""Python looks for garbage in cycles after so many new objects of a worker: a batch makes more than its usual 700 of
+them every few rows, and hardly any in cycles."""
 
 
 @attrs.frozen(eq=False)
@@ -194,6 +198,8 @@ class _Worker:
     def receive(cls, function: Callable[[Any, Any], Any], shared: Any, parent: int) -> None:
         cls.function, cls.shared = staticmethod(function), shared
         end_with_parent(parent)  # a killed run leaves no worker behind
+        gc.freeze()  # what the parent made stays, and stays shared
+        gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
 
     @classmethod
     def run(cls, task: Any) -> Any:

@@ -120,11 +120,16 @@ def test_looking_at_boundaries_gives_what_looking_at_each_token_gives(make_token
     ]
     places = [f"row {number}" for number in range(len(rows))]
     options = {"ignore_empty_think": True, "train_turns": "one_row_per_turn"}
-    quick = ChatEncoder(make_tokenizer(family), **options)(rows, places)
-    monkeypatch.setattr("arctic_sft.tokenise._quickly", lambda text, encoding: None)
+    by_bytes = ChatEncoder(make_tokenizer(family), **options)
+    by_offsets = ChatEncoder(make_tokenizer(family), **options)
+    assert by_offsets.tokenise.byte_lengths
+    by_offsets.tokenise.byte_lengths = None
+    quick = [by_bytes(rows, places), by_offsets(rows, places)]
+    monkeypatch.setattr("arctic_sft.tokenise.quick_tokens", lambda *arguments: None)
     exact = ChatEncoder(make_tokenizer(family), **options)(rows, places)
     for name in ("input_ids", "labels"):
-        assert quick.columns[name].tolist() == exact.columns[name].tolist()
+        for encoded in quick:
+            assert encoded.columns[name].tolist() == exact.columns[name].tolist()
 
 
 # ---- which turns

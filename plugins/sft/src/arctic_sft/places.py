@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from arctic_sft.refusals import NO_MASK, UnusableChat
 
@@ -23,11 +23,27 @@ class TurnTokens(NamedTuple):
     last: int
 
 
-def quick_tokens(encoding: Any, turn: Turn, left_out: Span, length: int) -> TurnTokens | None:
+class QuickPlaces(Protocol):
+    """Where the tokens of a text are, as far as it can be told without looking at each of them."""
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        ...
+
+    def first_from(self, character: int) -> int | None:
+        """The token that starts at this character, when the one before ends there or earlier; otherwise None."""
+        ...
+
+    def around(self, character: int, least: int) -> int | None:
+        """The token that this character is in; None where it starts before the character ``least``."""
+        ...
+
+
+def quick_tokens(places: QuickPlaces, turn: Turn, left_out: Span, length: int) -> TurnTokens | None:
     """The tokens of a turn whose boundaries are boundaries of tokens, without looking at each token of the text.
 
     Args:
-        encoding: what the tokenizers library gives for the text.
+        places: where the tokens are.
         turn: the turn.
         left_out: as of ``TokenPlaces.tokens``.
         length: characters of the text.
@@ -35,33 +51,43 @@ def quick_tokens(encoding: Any, turn: Turn, left_out: Span, length: int) -> Turn
     Returns:
         None where only ``TokenPlaces`` can tell.
     """
-    first = _token_from(encoding, turn.start)
+    first = places.first_from(turn.start)
     if turn.end_token >= 0:
-        last = _token_from(encoding, turn.end_token)
+        last = places.first_from(turn.end_token)
         last = None if last is None else last + 1
     else:
-        last = len(encoding) if turn.stop == length else _token_from(encoding, turn.stop)
+        last = len(places) if turn.stop == length else places.first_from(turn.stop)
     if first is None or last is None:
         return None
     left_out_end, answer_start = left_out
     if answer_start == turn.start:
         return TurnTokens(first, first, last)
-    answer = encoding.char_to_token(answer_start)
-    if answer is None or encoding.token_to_chars(answer)[0] < left_out_end:
-        return None
-    return TurnTokens(first, min(answer, last), last)
+    answer = places.around(answer_start, left_out_end)
+    return None if answer is None else TurnTokens(first, min(answer, last), last)
 
 
-def _token_from(encoding: Any, character: int) -> int | None:
-    """The first token that starts at this character, when the one before ends there or earlier and is not empty."""
-    token: int | None = encoding.char_to_token(character)
-    if token is None or encoding.token_to_chars(token)[0] != character:
-        return None
-    if token:
-        start, end = encoding.token_to_chars(token - 1)
-        if end > character or start == end:
+class OffsetPlaces:
+    """Where the tokens of a text are, from what the tokenizers library gives for it with offsets."""
+
+    def __init__(self, encoding: Any) -> None:
+        self.encoding = encoding
+
+    def __len__(self) -> int:
+        return len(self.encoding)
+
+    def first_from(self, character: int) -> int | None:
+        token: int | None = self.encoding.char_to_token(character)
+        if token is None or self.encoding.token_to_chars(token)[0] != character:
             return None
-    return token
+        if token:
+            start, end = self.encoding.token_to_chars(token - 1)
+            if end > character or start == end:
+                return None
+        return token
+
+    def around(self, character: int, least: int) -> int | None:
+        token: int | None = self.encoding.char_to_token(character)
+        return None if token is None or self.encoding.token_to_chars(token)[0] < least else token
 
 
 class TokenPlaces:

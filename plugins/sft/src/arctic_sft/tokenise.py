@@ -7,15 +7,19 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arctic_sft.places import TokenPlaces, TurnTokens, quick_tokens
+from arctic_sft.byte_lengths import byte_lengths_of
+from arctic_sft.places import OffsetPlaces, TokenPlaces, TurnTokens, quick_tokens
 from arctic_sft.refusals import INVALID_TEXT, NO_MASK, UnusableChat
 from arctic_training.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from arctic_sft.places import Span
+    from arctic_sft.places import QuickPlaces, Span
     from arctic_sft.turns import Turn
+
+TEXTS_AT_ONCE = 64
+"""Texts that are handed to the tokenizers library together: enough for its threads, few enough for the cache."""
 
 
 class Text(NamedTuple):
@@ -44,6 +48,7 @@ class Tokeniser:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.backend = _backend(tokenizer) if tokenizer.is_fast else None
+        self.byte_lengths = byte_lengths_of(tokenizer, self.backend) if self.backend else None
         special = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
         special |= zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
         if getattr(tokenizer, "split_special_tokens", False):
@@ -70,17 +75,18 @@ class Tokeniser:
         are.
         """
         quick: bool | None = None
-        for text, encoding in zip(texts, self._encodings([text.text for text in texts]), strict=True):
+        encodings = self._encodings([text.text for text in texts], fast=bool(self.byte_lengths))
+        for text, encoding in zip(texts, encodings, strict=True):
             if isinstance(encoding, UnusableChat):
                 yield encoding
                 continue
             if not text.turns:
                 yield Tokens(encoding.ids, ())
                 continue
-            found = _quickly(text, encoding) if quick is not False else None
+            found = self._quickly(text, encoding) if quick is not False else None
             if found is None or quick is None:
                 try:
-                    exact = self._exactly(text, encoding)
+                    exact = self._exactly(text)
                 except UnusableChat as reason:
                     quick = bool(quick)
                     yield reason
@@ -90,7 +96,22 @@ class Tokeniser:
                 found = exact
             yield found
 
-    def _exactly(self, text: Text, encoding: Any) -> Tokens:
+    def _quickly(self, text: Text, encoding: Any) -> Tokens | None:
+        ids = encoding.ids
+        places: QuickPlaces | None
+        places = self.byte_lengths.places(text.text, ids) if self.byte_lengths else OffsetPlaces(encoding)
+        if places is None:
+            return None
+        turns = []
+        for turn, left_out in zip(text.turns, text.left_out, strict=True):
+            tokens = quick_tokens(places, turn, left_out, len(text.text))
+            if tokens is None:
+                return None
+            turns.append(tokens)
+        return Tokens(ids, turns)
+
+    def _exactly(self, text: Text) -> Tokens:
+        [encoding] = self._encodings([text.text])
         places = self._parted(text, TokenPlaces(encoding.ids, encoding.offsets, text.text, self.special_ids))
         turns = [places.tokens(*turn) for turn in zip(text.turns, text.left_out, strict=True)]
         return Tokens(places.ids, turns)
@@ -121,34 +142,31 @@ class Tokeniser:
         ]
         return TokenPlaces(ids, offsets, text.text, self.special_ids)
 
-    def _encodings(self, texts: list[str]) -> list[Any]:
-        """What the tokenizers library gives for each text, or why it gives nothing."""
+    def _encodings(self, texts: list[str], *, fast: bool = False) -> list[Any]:
+        """What the tokenizers library gives for each text, or why it gives nothing; ``fast`` is without offsets."""
         if not texts:
             return []
         try:
-            return self._encode(texts)
+            return self._encode(texts, fast)
         except (TypeError, UnicodeError):
             reasons = [_not_unicode(text) for text in texts]
             if not any(reasons):
                 raise
-            good = iter(self._encodings([text for text, reason in zip(texts, reasons, strict=True) if not reason]))
+            rest = [text for text, reason in zip(texts, reasons, strict=True) if not reason]
+            good = iter(self._encodings(rest, fast=fast))
             return [reason or next(good) for reason in reasons]
 
-    def _encode(self, texts: list[str]) -> list[Any]:
-        if self.backend:
-            return self.backend.encode_batch(texts, add_special_tokens=False)
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [Tokens(ids, ()) for ids in encoded["input_ids"]]
-
-
-def _quickly(text: Text, encoding: Any) -> Tokens | None:
-    turns = []
-    for turn, left_out in zip(text.turns, text.left_out, strict=True):
-        tokens = quick_tokens(encoding, turn, left_out, len(text.text))
-        if tokens is None:
-            return None
-        turns.append(tokens)
-    return Tokens(encoding.ids, turns)
+    def _encode(self, texts: list[str], fast: bool) -> list[Any]:
+        if not self.backend:
+            encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            return [Tokens(ids, ()) for ids in encoded["input_ids"]]
+        encode = self.backend.encode_batch_fast if fast else self.backend.encode_batch
+        return list(
+            chain.from_iterable(
+                encode(texts[start : start + TEXTS_AT_ONCE], add_special_tokens=False)
+                for start in range(0, len(texts), TEXTS_AT_ONCE)
+            )
+        )
 
 
 def _not_unicode(text: str) -> UnusableChat | None:
