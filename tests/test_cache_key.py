@@ -11,8 +11,10 @@ from typing import Any
 import attrs
 import pytest
 
+from arctic_causal.data import CausalDataFactory
+from arctic_causal.source import HFCausalDataSource
 from arctic_huggingface.source import HFDataSource, HFInstructDataSource
-from arctic_huggingface.task_sources import HFLabelledDataSource, HFPreferenceDataSource, HFTextDataSource
+from arctic_huggingface.task_sources import HFLabelledDataSource, HFPreferenceDataSource
 from arctic_sft.data import SFTDataFactory
 from arctic_training.api import configure
 from arctic_training.cache_key import differences, digest, key_parts
@@ -92,7 +94,7 @@ SOURCE_KEYS = {
 }
 """Keys of sources: those that all have, and those of the sources of the huggingface plugin."""
 
-SOURCES = (HFDataSource, HFInstructDataSource, HFPreferenceDataSource, HFLabelledDataSource, HFTextDataSource)
+SOURCES = (HFDataSource, HFInstructDataSource, HFPreferenceDataSource, HFLabelledDataSource, HFCausalDataSource)
 SOURCE_CASES = [(source, info.name) for source in SOURCES for info in keys_of(source.config_class())]
 
 OTHERS = """
@@ -171,6 +173,13 @@ def changed(one: Any, other: Any) -> list[str]:
 
 def test_every_key_of_the_data_section_is_classified():
     assert set(DATA_KEYS) == {info.name for info in keys_of(SFTDataFactory.config_class())}
+
+
+def test_every_key_of_documents_is_classified_and_those_with_other_defaults_matter(key):
+    assert {info.name for info in keys_of(CausalDataFactory.config_class())} <= set(DATA_KEYS)
+    before = key(type="causal")
+    for name, value in (("pack_samples", False), ("filter_samples", True)):
+        assert changed(before, key({name: value}, type="causal"))
 
 
 def test_every_key_of_a_source_is_classified():

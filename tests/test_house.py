@@ -179,7 +179,7 @@ def test_imports_point_towards_the_core() -> None:
 
 
 def test_the_core_names_plugins_in_one_file_alone() -> None:
-    names = re.compile(r"arctic_(huggingface|deepspeed|sft)\b|arctic-plugin-(huggingface|deepspeed|sft)\b")
+    names = re.compile(r"arctic(_|-plugin-)(huggingface|deepspeed|sft|causal)\b")
     assert not [
         f"{shown(path)}:{node.lineno}: {node.value}"
         for path in (ROOT / "core" / "src").rglob("*.py")

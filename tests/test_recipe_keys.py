@@ -189,12 +189,10 @@ def test_keys_whose_feature_comes_later_say_which(config_of, plugins):
         "label_smoothing: 0.0",
         "ref_model: {name_or_path: m}",
         "type: dpo",
-        "type: causal",
         "model: {type: liger}",
     ]
-    + ["data: {max_prompt_length: 4096}", "data: {dpo_prompt_truncation_mode: keep_start}"]
-    + ["data: {sources: [{type: huggingface_causal, name_or_path: s}]}"],
+    + ["data: {max_prompt_length: 4096}", "data: {dpo_prompt_truncation_mode: keep_start}"],
 )
 def test_keys_and_types_of_plugins_that_come_later_say_which_brings_them(config_of, line):
-    with pytest.raises(RecipeError, match=r"arctic-plugin-(dpo|causal|liger)"):
+    with pytest.raises(RecipeError, match=r"arctic-plugin-(dpo|liger)"):
         config_of(line)

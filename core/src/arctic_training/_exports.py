@@ -35,17 +35,24 @@ EXPORTS: dict[str, dict[str, str]] = {
         "register": "arctic_training.component:register",
         "HFModelFactory": "arctic_huggingface.model:HFModelFactory",
         "HFTokenizerFactory": "arctic_huggingface.tokenizer:HFTokenizerFactory",
+        "CausalDataFactory": "arctic_causal.data:CausalDataFactory",
+        "CausalTrainer": "arctic_causal.trainer:CausalTrainer",
         "SFTDataFactory": "arctic_sft.data:SFTDataFactory",
         "SFTTrainer": "arctic_sft.trainer:SFTTrainer",
     },
     "arctic_training.model": {"HFModelFactory": "arctic_huggingface.model:HFModelFactory"},
     "arctic_training.tokenizer": {"HFTokenizerFactory": "arctic_huggingface.tokenizer:HFTokenizerFactory"},
     "arctic_training.data": {
+        "CausalDataFactory": "arctic_causal.data:CausalDataFactory",
+        "HFCausalDataSource": "arctic_causal.source:HFCausalDataSource",
         "SFTDataFactory": "arctic_sft.data:SFTDataFactory",
         "HFDataSource": "arctic_huggingface.source:HFDataSource",
         "HFInstructDataSource": "arctic_huggingface.source:HFInstructDataSource",
     },
-    "arctic_training.trainer": {"SFTTrainer": "arctic_sft.trainer:SFTTrainer"},
+    "arctic_training.trainer": {
+        "CausalTrainer": "arctic_causal.trainer:CausalTrainer",
+        "SFTTrainer": "arctic_sft.trainer:SFTTrainer",
+    },
     "arctic_training.checkpoint": {
         "HFCheckpointEngine": "arctic_huggingface.checkpoint:HFCheckpointEngine",
         "DSCheckpointEngine": "arctic_deepspeed.checkpoint:DSCheckpointEngine",
@@ -55,6 +62,7 @@ EXPORTS: dict[str, dict[str, str]] = {
 DISTRIBUTIONS = {
     "arctic_huggingface": "arctic-plugin-huggingface",
     "arctic_sft": "arctic-plugin-sft",
+    "arctic_causal": "arctic-plugin-causal",
     "arctic_deepspeed": "arctic-plugin-deepspeed",
 }
 

@@ -38,6 +38,7 @@ class TokenDataConfig(DataConfig):
     )
     filter_samples: bool = key(
         True,
+        when_given=True,
         doc="Drop rows longer than max_length. Otherwise they are an error when packing, go on in the next pack with "
         "always_max_length, and lose their end when not packing. over_long says it in a word.",
     )
@@ -74,8 +75,8 @@ class TokenDataConfig(DataConfig):
         for name in ("drop_last", "repeat_to_pack_max_length", "fuse_positions_prob"):
             if self.streaming and getattr(self, name):
                 yield name, "looks at all packs at once, which a stream never has: set streaming: false"
-        if self.over_long is not None and not self.filter_samples:
-            yield "over_long", "says what filter_samples: false says in another way: leave that out"
+        if self.over_long is not None and "filter_samples" in self.given:
+            yield "over_long", "says what filter_samples says in another way: leave that out"
         if self.pad_to == "max_length" and "div_length" in self.given and (self.max_length or 0) % self.div_length:
             yield "div_length", f"contradicts pad_to: max_length, since it does not divide {self.max_length}"
 

@@ -3,14 +3,18 @@ numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arctic_training.errors import DataError
+from arctic_training.errors import BadRow, DataError
 from arctic_training.token_rows import COLUMNS, POSITIONS, TokenRows
 
 if TYPE_CHECKING:
     import numpy as np
+
+PROBED_ROWS = 20
+"""Rows of which one has to hold a column, so that a source of another shape is told before anything is encoded."""
 
 
 def token_rows_of(dataset: Any) -> TokenRows:
@@ -38,6 +42,18 @@ def token_rows_of(dataset: Any) -> TokenRows:
     if len(empty):
         raise DataError(f"row {int(empty[0])}: no tokens", remedy="remove empty rows")
     return TokenRows(columns, lengths["input_ids"])
+
+
+def columns_of(dataset: Any) -> set[str]:
+    """The columns of a table, or those that the first rows have which can be read."""
+    if names := getattr(dataset, "column_names", None):
+        return set(names)
+    columns: set[str] = set()
+    for number in range(min(PROBED_ROWS, len(dataset))):
+        with contextlib.suppress(BadRow):
+            row = dataset[number]
+            columns.update(row if isinstance(row, Mapping) else ())
+    return columns
 
 
 def refuse_missing_columns(names: Sequence[str]) -> None:

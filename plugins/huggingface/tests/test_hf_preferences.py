@@ -8,7 +8,7 @@ import pytest
 
 from arctic_huggingface import faults
 from arctic_huggingface.source import HFInstructDataSource
-from arctic_huggingface.task_sources import HFLabelledDataSource, HFPreferenceDataSource, HFTextDataSource
+from arctic_huggingface.task_sources import HFLabelledDataSource, HFPreferenceDataSource
 from arctic_training.errors import BadRow, DataError
 
 ASK = {"role": "user", "content": "Two plus two?"}
@@ -169,16 +169,3 @@ def test_answers_that_are_labelled_bad_are_not_learnt_unless_the_recipe_says_so(
     assert "huggingface_labelled" in caught.value.remedy
     assert load(HFInstructDataSource, row, format="messages")[0] == {"messages": [ASK, FIVE]}
     assert load(HFInstructDataSource, {**row, "label": "science"})[0] == {"messages": [ASK, FIVE]}
-
-
-def test_plain_text_comes_from_the_column_that_the_recipe_names(load):
-    row = {"text": "web", "body": "news"}
-    assert load(HFTextDataSource, row)[0] == {"text": "web"}
-    rows = load(HFTextDataSource, row, {"text": "web"}, {"body": 4}, {"body": ""}, column="body")
-    assert rows[0] == {"text": "news"}
-    categories = []
-    for number in (1, 2, 3):
-        with pytest.raises(BadRow) as caught:
-            rows[number]
-        categories.append(caught.value.category)
-    assert categories == [faults.MISSING_COLUMN, faults.WRONG_TYPE, faults.MISSING_TEXT]

@@ -42,7 +42,7 @@ def test_a_tokenizer_that_cannot_pad_is_refused(factory, make_tokenizer, tmp_pat
 
 
 def test_constructor_arguments_reach_the_tokenizer(factory):
-    assert factory(tokenize_kwargs={"pad_token": "<|system|>"}).create_tokenizer().pad_token == "<|system|>"
+    assert factory(kwargs={"pad_token": "<|system|>"}).create_tokenizer().pad_token == "<|system|>"
 
 
 def test_a_chat_template_may_be_text(factory):
@@ -104,7 +104,7 @@ def test_the_fingerprint_changes_with_template_special_tokens_and_vocabulary(fac
     all_of_them = [
         fingerprint(),
         fingerprint(chat_template="{{ messages }}"),
-        fingerprint(tokenize_kwargs={"pad_token": "<|user|>"}),
+        fingerprint(kwargs={"pad_token": "<|user|>"}),
         fingerprint(name_or_path=str(tmp_path)),
     ]
     assert len(set(all_of_them)) == 4
@@ -120,7 +120,7 @@ def test_the_fingerprint_does_not_depend_on_what_the_tokenizer_was_used_for(fact
 
 
 def test_the_fingerprint_names_its_parts_and_holds_no_token(factory):
-    chosen = factory(tokenize_kwargs={"token": "secret", "split_special_tokens": True})
+    chosen = factory(kwargs={"token": "secret", "split_special_tokens": True})
     parts = chosen.fingerprint_parts(chosen.create_tokenizer())
     assert {"vocabulary", "chat_template", "special_tokens", "arguments", "transformers", "tokenizers"} <= set(parts)
     assert "split_special_tokens" in parts["arguments"]

@@ -129,9 +129,16 @@ def tokenizer(make_tokenizer):
 def make_factory(tokenizer):
     """A data factory with these keys of its section, in a run of nothing but a tokenizer."""
     from arctic_sft import SFTDataConfig, SFTDataFactory
+    from arctic_training.config import annotate
 
     def make(tokenizer=tokenizer, model_max_length=None, **keys):
-        run = SimpleNamespace(trainer=SimpleNamespace(tokenizer=tokenizer), model_max_length=model_max_length)
-        return SFTDataFactory(SFTDataConfig(sources=[], **{"num_proc": 1, **keys}), run)
+        config = SFTDataConfig(sources=[], **{"num_proc": 1, **keys})
+        annotate(config, given=frozenset(keys))
+        run = SimpleNamespace(
+            config=SimpleNamespace(tokenizer=SimpleNamespace(tokenize_kwargs={})),
+            trainer=SimpleNamespace(tokenizer=tokenizer),
+            model_max_length=model_max_length,
+        )
+        return SFTDataFactory(config, run)
 
     return make

@@ -10,6 +10,8 @@ from arctic_training.errors import BadRow
 MALFORMED_JSON = "malformed JSON"
 MALFORMED_CSV = "malformed CSV"
 INVALID_UTF8 = "invalid UTF-8"
+INVALID_TEXT = "invalid text"
+"""Text with code points that are no characters, such as half a surrogate pair."""
 WRONG_TYPE = "wrong type"
 MISSING_COLUMN = "missing column"
 MISSING_TEXT = "missing text"
@@ -21,6 +23,9 @@ EMPTY_CHAT = "empty chat"
 NO_ANSWER = "no answer at the end"
 EQUAL_ANSWERS = "equal answers"
 OTHER_PROMPT = "answers of different prompts"
+NOTHING_TO_TRAIN_ON = "nothing to train on"
+TWO_BOS = "two BOS"
+"""Two beginning-of-text tokens in a row."""
 
 
 class Fault(Exception):

@@ -1,4 +1,4 @@
-"""Rows for other objectives than learning chats: a better and a worse answer, one answer with a label, plain text."""
+"""Rows for other objectives than learning chats: a better and a worse answer, one answer with a label."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from arctic_huggingface.chats import (
     ChatReader,
     answer_messages,
     request_messages,
-    text_of,
     with_columns,
 )
 from arctic_huggingface.faults import (
@@ -144,33 +143,6 @@ class LabelledReader:
         if messages[-1]["role"] != "assistant":
             raise Fault("does not end with an answer of the assistant", NO_ANSWER)
         return label
-
-
-class TextReader:
-    """Makes ``{"text": ...}`` of a row.
-
-    Args:
-        column: the column that holds the text.
-    """
-
-    def __init__(self, column: str = "text") -> None:
-        self.column = column
-
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The text of a row.
-
-        Raises:
-            Fault: it holds none.
-        """
-        try:
-            if self.column not in row:
-                raise Fault(f"has no column {self.column!r}", MISSING_COLUMN)
-            text = text_of(row[self.column], repr(self.column))
-            if not text:
-                raise Fault(f"holds an empty text in {self.column!r}", MISSING_TEXT, "correct the row")
-        except Fault as fault:
-            raise with_columns(fault, row, "name the column that holds the text, as in `column: text`") from None
-        return {"text": text}
 
 
 def _check_pair(chosen: list[Message], rejected: list[Message]) -> None:

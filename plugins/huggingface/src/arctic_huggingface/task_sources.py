@@ -1,19 +1,17 @@
-"""The data sources of other objectives than learning chats: preference pairs, labelled answers, and plain text."""
+"""The data sources of other objectives than learning chats: preference pairs and labelled answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from arctic_huggingface.chats import ChatReader
-from arctic_huggingface.preferences import PREFERENCE_COLUMNS, LabelledReader, PreferenceReader, TextReader
+from arctic_huggingface.preferences import PREFERENCE_COLUMNS, LabelledReader, PreferenceReader
 from arctic_huggingface.rows import Reader
 from arctic_huggingface.source import (
-    HFDataSource,
     HFInstructDataSource,
     HFInstructSourceConfig,
     HFMessagesDataSource,
     HFMessagesSourceConfig,
-    HFSourceConfig,
 )
 from arctic_training.config import key
 
@@ -60,17 +58,3 @@ class HFLabelledDataSource(HFInstructDataSource):
         messages = self.message_reader(columnar=columnar)
         chats = ChatReader(messages, self.config.role_mapping, self.config.format, labelled=True)
         return LabelledReader(chats, self.config.label_column)
-
-
-class HFTextSourceConfig(HFSourceConfig):
-    column: str = key("text", doc="Column that holds the text.")
-
-
-class HFTextDataSource(HFDataSource):
-    """Plain text: rows with ``text``."""
-
-    name = "huggingface_text"
-    config: HFTextSourceConfig
-
-    def reader(self, *, columnar: bool) -> Reader:
-        return TextReader(self.config.column)

@@ -27,7 +27,9 @@ class HFTokenizerConfig(TokenizerConfig):
     chat_template: str | None = key(
         None, doc="Jinja text, or the path of a .jinja file, that replaces the tokenizer's chat template."
     )
-    tokenize_kwargs: dict[str, Any] = key(factory=dict, doc="Arguments for the tokenizer's constructor.")
+    kwargs: dict[str, Any] = key(
+        factory=dict, doc="Arguments for the tokenizer's constructor, such as {pad_token: <pad>}."
+    )
     revision: str | None = key(None, doc="Branch, tag or commit on the hub; the model's when the name is the model's.")
     trust_remote_code: bool | None = key(
         None,
@@ -55,7 +57,7 @@ class HFTokenizerFactory(TokenizerFactory):
         if name == model.name_or_path:
             revision = getattr(model, "revision", None) if revision is None else revision
             trust = getattr(model, "trust_remote_code", False) if trust is None else trust
-        arguments: dict[str, Any] = {"trust_remote_code": bool(trust), **self.config.tokenize_kwargs}
+        arguments: dict[str, Any] = {"trust_remote_code": bool(trust), **self.config.kwargs}
         if revision:
             arguments["revision"] = revision
         refused = refusal(self.run, "tokenizer.name_or_path")
@@ -74,7 +76,8 @@ class HFTokenizerFactory(TokenizerFactory):
 
     def fingerprint_parts(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
         """The same by name: a hash of what is long, the text of what is short."""
-        arguments = {name: value for name, value in self.config.tokenize_kwargs.items() if name not in CREDENTIALS}
+        arguments = {name: value for name, value in self.config.kwargs.items() if name not in CREDENTIALS}
+        arguments |= self.config.tokenize_kwargs
         options = {name: getattr(tokenizer, name, None) for name in ("split_special_tokens", "add_prefix_space")}
         parts = {
             "class": type(tokenizer).__name__,
@@ -92,7 +95,7 @@ class HFTokenizerFactory(TokenizerFactory):
         if tokenizer.eos_token is None:
             raise refusal(self.run, "tokenizer")(
                 f"{name!r} has neither a pad token nor an end-of-text token to pad with",
-                "name one: tokenizer: {tokenize_kwargs: {pad_token: ...}}",
+                "name one: tokenizer: {kwargs: {pad_token: ...}}",
             )
         tokenizer.pad_token = tokenizer.eos_token
         self.run.say(f"tokenizer: no pad token, {tokenizer.eos_token!r} is used for padding, which is never trained on")

@@ -24,8 +24,9 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from arctic_huggingface.faults import NOTHING_TO_TRAIN_ON, TWO_BOS
 from arctic_sft.messages import Chat, checked_chat
-from arctic_sft.refusals import NOTHING_TO_TRAIN_ON, TWO_BOS, UnusableChat
+from arctic_sft.refusals import UnusableChat
 from arctic_sft.said import check_whole, check_written
 from arctic_sft.think import empty_reasoning_end, reasoning_end
 from arctic_sft.tokenise import Text, Tokeniser
@@ -33,6 +34,7 @@ from arctic_sft.turns import Turn, TurnFinder
 from arctic_training.encoding import EncodedRows
 from arctic_training.errors import BadRow, DataError
 from arctic_training.loss import IGNORE_INDEX
+from arctic_training.row_checks import rows_that_double, untrained_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -213,27 +215,19 @@ class ChatEncoder:
         lengths: np.ndarray,
         refused: dict[int, UnusableChat],
     ) -> bool:
-        """Whether rows were refused because no token of theirs is trained, or because they repeat a BOS token."""
-        import numpy as np
-
-        ends = np.cumsum(lengths)
-        before = np.concatenate([[0], np.cumsum(labels != IGNORE_INDEX)])  # trained tokens before each token
-        for number in np.flatnonzero(before[ends] == before[ends - lengths]).tolist():
+        """Refuse rows without a trained token or with two beginnings; whether there were any."""
+        for number in untrained_rows(labels, lengths):
             refused[rows[number].chat] = UnusableChat(
                 "the chat has no token to train on", NOTHING_TO_TRAIN_ON, "remove the row, or look at its messages"
             )
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if bos is not None and bos != eos:
-            places = np.flatnonzero(ids == bos)
-            second = places[1:][np.diff(places) == 1]
-            for place in second.tolist():
-                number = int(np.searchsorted(ends, place, "right"))
-                if place > ends[number] - lengths[number]:  # not the first of its row
-                    refused[rows[number].chat] = UnusableChat(
-                        f"the chat holds two {self.tokenizer.bos_token} tokens in a row",
-                        TWO_BOS,
-                        "let the chat template write it once, and take it out of the messages",
-                    )
+            for number in rows_that_double(bos, ids, lengths):
+                refused[rows[number].chat] = UnusableChat(
+                    f"the chat holds two {self.tokenizer.bos_token} tokens in a row",
+                    TWO_BOS,
+                    "let the chat template write it once, and take it out of the messages",
+                )
         return any(row.chat in refused for row in rows)
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
 from typing import Literal
 
 from arctic_sft.chat import ChatEncoder
 from arctic_training.config import key
 from arctic_training.data import Rows
 from arctic_training.encoding import Encoder
-from arctic_training.errors import BadRow, DataError
+from arctic_training.errors import DataError
 from arctic_training.token_data import TokenDataConfig, TokenDataFactory
-
-PROBED_ROWS = 20
-"""Rows of which one has to hold messages, so that a source of another shape is told before anything is tokenised."""
+from arctic_training.token_tables import columns_of
 
 
 class SFTDataConfig(TokenDataConfig):
@@ -40,11 +36,13 @@ class SFTDataFactory(TokenDataFactory):
     config: SFTDataConfig
     default_source = "huggingface_instruct"
 
-    def draws(self) -> bool:
+    def draws(self) -> bool:  # said once more here, since a class speaks for itself alone
         return super().draws()
 
     def encoder(self) -> Encoder:
         config = self.config
+        if self.run.config.tokenizer.tokenize_kwargs:
+            self.run.warn("tokenizer.tokenize_kwargs is for plain text, and says nothing about chats")
         return ChatEncoder(
             self.tokenizer,
             mask_inputs=config.mask_inputs,
@@ -59,20 +57,8 @@ class SFTDataFactory(TokenDataFactory):
         Raises:
             DataError: the column is missing; names those that there are.
         """
-        if (columns := _columns(dataset)) and "messages" not in columns:
+        if (columns := columns_of(dataset)) and "messages" not in columns:
             raise DataError(
                 f"chats need a column `messages`; found {', '.join(sorted(columns))}",
                 remedy="use the source huggingface_instruct with a role_mapping from roles to these columns",
             )
-
-
-def _columns(dataset: Rows) -> set[str]:
-    """The columns of a table, or those that the first rows have which can be read."""
-    if names := getattr(dataset, "column_names", None):
-        return set(names)
-    columns: set[str] = set()
-    for number in range(min(PROBED_ROWS, len(dataset))):
-        with contextlib.suppress(BadRow):
-            row = dataset[number]
-            columns.update(row if isinstance(row, Mapping) else ())
-    return columns

@@ -1,15 +1,8 @@
-"""Why a chat cannot be trained on, and the words under which such rows are counted."""
+"""Why a chat cannot be trained on, and the words under which such rows are counted, beside those of
+``arctic_huggingface.faults``."""
 
 from __future__ import annotations
 
-WRONG_TYPE = "wrong type"
-"""The row, a message or one of its values is not what the format says."""
-MISSING_COLUMN = "missing column"
-INVALID_TEXT = "invalid text"
-"""Text with code points that are no characters, such as half a surrogate pair."""
-EMPTY_CHAT = "empty chat"
-"""No messages."""
-UNKNOWN_ROLE = "unknown role"
 ROLES_OUT_OF_ORDER = "roles out of order"
 NO_CONTENT = "no content"
 """A message without text."""
@@ -21,9 +14,6 @@ HISTORY_REWRITTEN = "history rewritten"
 """The chat template writes an assistant turn differently once more messages follow."""
 NO_MASK = "no mask"
 """Which tokens the assistant said cannot be established."""
-NOTHING_TO_TRAIN_ON = "nothing to train on"
-TWO_BOS = "two BOS"
-"""Two beginning-of-text tokens in a row."""
 
 
 class UnusableChat(Exception):
@@ -31,7 +21,7 @@ class UnusableChat(Exception):
 
     Args:
         reason: what is wrong, in one sentence.
-        category: one of the words of this module.
+        category: one of those words.
         remedy: what to do about it.
     """
 

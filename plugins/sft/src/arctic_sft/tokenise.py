@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from arctic_huggingface.faults import INVALID_TEXT
+from arctic_huggingface.texts import InvalidText, TextTokeniser
 from arctic_sft.byte_lengths import byte_lengths_of
 from arctic_sft.places import OffsetPlaces, TokenPlaces, TurnTokens, quick_tokens
-from arctic_sft.refusals import INVALID_TEXT, NO_MASK, UnusableChat
+from arctic_sft.refusals import NO_MASK, UnusableChat
 from arctic_training.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
     from arctic_sft.places import QuickPlaces, Span
     from arctic_sft.turns import Turn
-
-TEXTS_AT_ONCE = 64
-"""Texts that are handed to the tokenizers library together: enough for its threads, few enough for the cache."""
 
 
 class Text(NamedTuple):
@@ -47,7 +45,8 @@ class Tokeniser:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self.backend = _backend(tokenizer) if tokenizer.is_fast else None
+        self.texts = TextTokeniser(tokenizer)
+        self.backend = self.texts.backend
         self.byte_lengths = byte_lengths_of(tokenizer, self.backend) if self.backend else None
         special = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
         special |= zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
@@ -75,10 +74,10 @@ class Tokeniser:
         are.
         """
         quick: bool | None = None
-        encodings = self._encodings([text.text for text in texts], fast=bool(self.byte_lengths))
+        encodings = self.texts([text.text for text in texts], offsets=not self.byte_lengths)
         for text, encoding in zip(texts, encodings, strict=True):
-            if isinstance(encoding, UnusableChat):
-                yield encoding
+            if isinstance(encoding, InvalidText):
+                yield UnusableChat(encoding.reason, INVALID_TEXT, "mend the row, or remove it")
                 continue
             if not text.turns:
                 yield Tokens(encoding.ids, ())
@@ -111,7 +110,7 @@ class Tokeniser:
         return Tokens(ids, turns)
 
     def _exactly(self, text: Text) -> Tokens:
-        [encoding] = self._encodings([text.text])
+        [encoding] = self.texts([text.text], offsets=True)
         places = self._parted(text, TokenPlaces(encoding.ids, encoding.offsets, text.text, self.special_ids))
         turns = [places.tokens(*turn) for turn in zip(text.turns, text.left_out, strict=True)]
         return Tokens(places.ids, turns)
@@ -121,9 +120,8 @@ class Tokeniser:
         cuts = places.cuts(text.turns, text.left_out)
         if not cuts:
             return places
-        assert self.backend
         begins, ends = [0, *cuts], [*cuts, len(text.text)]
-        parts = self._encodings([text.text[begin:end] for begin, end in zip(begins, ends, strict=True)])
+        parts = self.texts([text.text[begin:end] for begin, end in zip(begins, ends, strict=True)], offsets=True)
         ids = list(chain.from_iterable(part.ids for part in parts))
         if self.tokenizer.decode(ids) != self.tokenizer.decode(places.ids):
             token = places.across(cuts[0])
@@ -141,53 +139,3 @@ class Tokeniser:
             for start, end in part.offsets
         ]
         return TokenPlaces(ids, offsets, text.text, self.special_ids)
-
-    def _encodings(self, texts: list[str], *, fast: bool = False) -> list[Any]:
-        """What the tokenizers library gives for each text, or why it gives nothing; ``fast`` is without offsets."""
-        if not texts:
-            return []
-        try:
-            return self._encode(texts, fast)
-        except (TypeError, UnicodeError):
-            reasons = [_not_unicode(text) for text in texts]
-            if not any(reasons):
-                raise
-            rest = [text for text, reason in zip(texts, reasons, strict=True) if not reason]
-            good = iter(self._encodings(rest, fast=fast))
-            return [reason or next(good) for reason in reasons]
-
-    def _encode(self, texts: list[str], fast: bool) -> list[Any]:
-        if not self.backend:
-            encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-            return [Tokens(ids, ()) for ids in encoded["input_ids"]]
-        encode = self.backend.encode_batch_fast if fast else self.backend.encode_batch
-        return list(
-            chain.from_iterable(
-                encode(texts[start : start + TEXTS_AT_ONCE], add_special_tokens=False)
-                for start in range(0, len(texts), TEXTS_AT_ONCE)
-            )
-        )
-
-
-def _not_unicode(text: str) -> UnusableChat | None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return UnusableChat(
-            f"the text holds {text[error.start]!r}, half of a character", INVALID_TEXT, "mend the row, or remove it"
-        )
-    return None
-
-
-def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """A copy of the tokenizer's engine whose offsets cover whole tokens.
-
-    A post-processor adds special tokens, which the template writes here, and that of many byte-level tokenizers takes
-    the spaces of a token out of its offsets, which would hide where it starts.
-    """
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)
-    backend.post_processor = None
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = getattr(tokenizer, "split_special_tokens", False)
-    return backend
