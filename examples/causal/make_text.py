@@ -26,7 +26,9 @@ def main() -> None:
     path = Path(__file__).parent / "documents.jsonl"
     documents = [text for text in map(document_of, MODULES) if text]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
-    print(f"{path}: {len(documents)} documents, {sum(map(len, documents)):,} characters, Python {sys.version.split()[0]}")
+    print(
+        f"{path}: {len(documents)} documents, {sum(map(len, documents)):,} characters, Python {sys.version.split()[0]}"
+    )
 
 
 def document_of(name: str) -> str:

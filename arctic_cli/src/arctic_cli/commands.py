@@ -62,6 +62,7 @@ BUILTIN = (
     Entry("validate", "arctic_cli.validate:validate", "Check a recipe and show what it comes to, without training."),
     Entry("data", "arctic_cli.data:data", "Prepare the data of a recipe and show it."),
     Entry("cache", "arctic_cli.cache:cache", "Show and clear the prepared data that is kept."),
+    Entry("ctl", "arctic_cli.ctl:ctl", "Show where a run stands, or ask it to save, evaluate or stop."),
     Entry("plugins", "arctic_cli.plugins:plugins", "Show which plugins there are and what each offers."),
 )
 

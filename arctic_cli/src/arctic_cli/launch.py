@@ -122,7 +122,7 @@ def explain_failure(code: int, run_dir: Path) -> RankFailed:
     fault = first_fault(run_dir)
     number = -code if code < 0 else code - 128
     is_signal = number in {each.value for each in signal.Signals}
-    if fault is not None and not (is_signal and number != signal.SIGABRT):
+    if fault is not None and (not is_signal or number == signal.SIGABRT or fault.exit_code == code):
         cause = next(iter(fault.message.strip().splitlines()), "failed without a word")
         place = f"the whole log: {fault.log}"
         return RankFailed(cause, where=f"rank {fault.rank}", exit_code=fault.exit_code, remedy=place)

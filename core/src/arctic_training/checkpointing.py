@@ -63,7 +63,7 @@ def save(run: Run, engine: CheckpointEngine) -> Path:
     trainer = run.trainer
     step = trainer.state.step
     path = _path_of(engine, step)
-    if engine in run.saved and run.saved[engine] == step:
+    if run.saved.get(engine) == path:
         return path
     trainer.hook.arctic_before_save(path=str(path), step=step, trainer=trainer)
     started = time.perf_counter()
@@ -83,7 +83,7 @@ def save(run: Run, engine: CheckpointEngine) -> Path:
             where=str(path),
             remedy="free some space or set another output_dir; earlier checkpoints are as they were",
         )
-    run.saved[engine] = step
+    run.saved[engine] = path
     run.event("checkpoint", step=step, path=str(path), type=engine.name, seconds=time.perf_counter() - started)
     trainer.hook.arctic_after_save(path=str(path), step=step, trainer=trainer)
     if run.world.is_first:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from arctic_training.distributed import World
 from arctic_training.errors import DataError
 from arctic_training.loss import IGNORE_INDEX
+from arctic_training.steering import leave_signals_alone
 from arctic_training.token_rows import SOURCES
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ class DataLoader(Loader):
             num_workers=self.num_workers if total and _CAN_FORK else 0,
             multiprocessing_context="fork" if self.num_workers and total and _CAN_FORK else None,
             pin_memory=self.pin_memory,
+            worker_init_fn=_work_quietly,
             generator=self._generator(epoch),  # its own, or each pass would draw from the random numbers of training
         )
         micro_batches = iter(loader)
@@ -231,6 +233,10 @@ class DataLoader(Loader):
 
         seed = ((self.seed or 0) * 1_000_003 + epoch) * self.world.size + self.world.rank
         return torch.Generator().manual_seed(seed % 2**63)
+
+
+def _work_quietly(worker: int) -> None:
+    leave_signals_alone()
 
 
 class _Slots:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -137,6 +137,18 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     vote = torch.tensor(float(flag), device=device)
     dist.all_reduce(vote, op=dist.ReduceOp.MAX)
     return bool(vote.item())
+
+
+def largest_over_ranks(values: Sequence[int], device: torch.device) -> list[int]:
+    """The largest of each value over all ranks; unchanged in a single process."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return list(values)
+    votes = torch.tensor(values, device=device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return [int(vote) for vote in votes.tolist()]
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -21,6 +21,7 @@ import attrs
 
 from arctic_training.errors import BadRow, DataError
 from arctic_training.orphans import end_with_parent
+from arctic_training.steering import leave_signals_alone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -197,6 +198,7 @@ class _Worker:
     @classmethod
     def receive(cls, function: Callable[[Any, Any], Any], shared: Any, parent: int) -> None:
         cls.function, cls.shared = staticmethod(function), shared
+        leave_signals_alone()
         end_with_parent(parent)  # a killed run leaves no worker behind
         gc.freeze()  # what the parent made stays, and stays shared
         gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)

@@ -84,6 +84,20 @@ class TrainingStopped(ArcticError):
     exit_code = 6
 
 
+class Interrupted(ArcticError):
+    """Somebody stopped the run with a signal; its exit code is 128 and the signal's number.
+
+    Args:
+        message: by what and when.
+        signal: the number of the signal.
+        remedy: what was saved.
+    """
+
+    def __init__(self, message: str, *, signal: int, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.exit_code = 128 + signal
+
+
 @attrs.frozen
 class Problem:
     """One thing wrong in a recipe. Lines and columns count from 1; 0 means that the recipe came as a mapping."""

@@ -145,6 +145,16 @@ def descendants(pid: int) -> list[Process]:
     return found
 
 
+def takes_signals(pid: int) -> bool:
+    """Whether a process handles SIGTERM itself; one that does not is ended by it."""
+    try:
+        status = (_PROCESSES / str(pid) / "status").read_text("ascii", "replace")
+    except OSError:
+        return False
+    caught = re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)
+    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def mapped_segments(pid: int) -> list[Path]:
     """Files in /dev/shm that a process has mapped and that a library of training made there."""
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ class MetricsFile:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.files.append(open(path, "a"))  # noqa: SIM115 - open for as long as the run
+            if not _ends_a_line(path):  # a process that was killed while it wrote
+                self.files[-1].write("\n")
 
     @hookimpl
     def arctic_log_metrics(self, metrics: Metrics, step: int, run: Run) -> None:
@@ -129,6 +132,14 @@ class Progress:
             self.line(text)
             return
         self.show(text)
+
+
+def _ends_a_line(path: Path) -> bool:
+    with open(path, "rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _strict(value: Any) -> Any:

@@ -18,10 +18,13 @@ from arctic_training import checkpointing, distributed, preflight
 from arctic_training.data_cache import prepared_rows
 from arctic_training.data_report import figures
 from arctic_training.distributed import World
-from arctic_training.errors import PluginError, UsageError, explained
+from arctic_training.errors import Interrupted, PluginError, UsageError, explained
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
 from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
 from arctic_training.state import Metrics, seed_everything
+from arctic_training.status import FILE as STATUS_FILE
+from arctic_training.status import StatusFile
+from arctic_training.steering import Steering
 
 if TYPE_CHECKING:
     import torch
@@ -70,12 +73,14 @@ class Run:
         self.log, self.log_path = start_logging(self, config.logger)
         self.rows: dict[str, PreparedRows] = {}
         self.eval_rows: dict[str, PreparedRows] = {}
-        self.saved: dict[CheckpointEngine, int] = {}
+        self.saved: dict[CheckpointEngine, Path] = {}
         self.first_step = 0
         self.last_evaluation_step: int | None = None
         self.engine_reason = ""
+        self.steering = Steering(self)
         self._given_trainer = trainer
         self._components: dict[str, Component] = {}
+        self.status: StatusFile | None = None
         self._progress: Progress | None = None
         self.data_facts: dict[str, dict[str, Any]] = {}
         self._own_plugins: list[Any] = []
@@ -86,8 +91,10 @@ class Run:
 
     def execute(self) -> None:
         """Run from beginning to end, and tidy up however it ends."""
+        self.steering.install()
         try:
             self.set_up()
+            self.steering.begin()
             self.trainer.train()
             self.finish()
         except OSError as error:
@@ -104,6 +111,7 @@ class Run:
         """Prepare data and nothing else, streamed data too; ``rows=False`` stops before, with tokenizer and
         architecture built."""
         self.only_prepares = True
+        self.steering.install()
         try:
             self.configure()
             self.build_for_data()
@@ -252,11 +260,16 @@ class Run:
     def finish(self) -> None:
         """Say what came of it."""
         self.event("finished", step=self.trainer.state.step, seconds=self.trainer.state.seconds)
+        if self.status is not None:
+            self.status.end(None)
         self.say(f"done: {self.trainer.state.step} steps; record of the run in {shown_path(self.run_dir)}")
 
     def fail(self, error: BaseException) -> None:
         """Write down why the run ended, for whoever reads its log and for the launcher's parent."""
-        self.log.error("the run ended: %s", error, exc_info=error, extra={"said": True})
+        trace = None if isinstance(error, Interrupted) else error
+        self.log.error("the run ended: %s", error, exc_info=trace, extra={"said": True})
+        if self.status is not None:
+            self.status.end(error)
         if isinstance(error, Exception):
             try:
                 write_fault(self, error)
@@ -276,6 +289,7 @@ class Run:
         for plugin in self._own_plugins:
             self.plugins.unregister(plugin)
         stop_logging(self.log)
+        self.steering.restore()
         if errors and not failed:
             raise errors[0]
 
@@ -353,6 +367,9 @@ class Run:
             if "train_log_metrics_path" in self.config.given:
                 paths.append(Path(self.config.train_log_metrics_path))
             self._register(MetricsFile(paths), "metrics file")
+            self.status = StatusFile(self.run_dir / STATUS_FILE)
+            self._register(self.status, "status file")
+            self.steering.forget()
         self._progress = Progress()
         self._register(self._progress, "progress")
 

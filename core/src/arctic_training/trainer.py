@@ -15,7 +15,7 @@ from arctic_training.checkpoint import CheckpointEngine
 from arctic_training.component import Component, source_of
 from arctic_training.data import DataFactory
 from arctic_training.dataloader import Batch
-from arctic_training.distributed import any_rank, sum_over_ranks
+from arctic_training.distributed import sum_over_ranks
 from arctic_training.errors import ArcticError, TrainingStopped
 from arctic_training.loss import LossesBySource, LossFactory, LossSum, trained_tokens
 from arctic_training.model import ModelFactory
@@ -99,6 +99,7 @@ class Trainer(Component):
         try:
             if self.config.evaluate_at_start and self.state.step == 0:
                 self.evaluate()
+                self.heed()
             while not self.finished:
                 self.epoch()
             self.end()
@@ -267,7 +268,7 @@ class Trainer(Component):
         )
 
     def after_step(self, epoch_ended: bool) -> None:
-        """What follows a step: evaluation, checkpoints, the kill switch."""
+        """What follows a step: evaluation, checkpoints, what is asked from outside."""
         from arctic_training.checkpointing import due
 
         step = self.state.step
@@ -275,12 +276,16 @@ class Trainer(Component):
             self.evaluate()
         for engine in due(self, epoch_ended):
             self.run.save(engine)
-        switch = self.run.kill_switch_path
-        if any_rank(self.global_rank == 0 and switch.exists(), self.device):
-            self.run.event("stopped", step=step, reason=f"kill switch {switch}")
-            raise TrainingStopped(
-                f"the kill switch {switch} stopped training after step {step}", remedy="delete the file"
-            )
+        self.heed()
+
+    def heed(self) -> None:
+        """Do what is asked from outside, now that all ranks are between two steps.
+
+        Raises:
+            Interrupted: a signal ends training.
+            TrainingStopped: somebody asked for the end, or threw the kill switch.
+        """
+        self.run.steering.heed(self)
 
     def end(self) -> None:
         """What follows the last step: the last evaluation and checkpoints.

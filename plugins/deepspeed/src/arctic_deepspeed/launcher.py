@@ -20,11 +20,12 @@ from importlib import metadata
 
 from arctic_training.errors import UsageError
 from arctic_training.launcher import Launcher
-from arctic_training.orphans import LAUNCHER, end_group, launcher_mark, processes
+from arctic_training.orphans import LAUNCHER, Process, end_group, launcher_mark, processes, takes_signals
 
 SECONDS_TO_END = 25.0
 """How long ranks may take to end once one of them has failed or a signal has come."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end training; ranks save first, however long that takes."""
 
 
 class DeepSpeedLauncher(Launcher):
@@ -110,24 +111,41 @@ def exit_code_of(status: int) -> int:
 
 @contextmanager
 def _forwarding_to(group: int) -> Iterator[list[int]]:
-    """Hand signals to the launcher and its ranks; yields the list of those that came.
+    """Hand signals to the ranks; yields the list of those that end the run.
 
-    A second one ends them at once.
+    A second one of these ends them at once. DeepSpeed's own launcher does not get the first: it would kill ranks that
+    are saving after half a minute.
     """
     received: list[int] = []
 
     def forward(number: int, _: object) -> None:
-        received.append(number)
-        _send(group, signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
+        if number != signal.SIGUSR1:
+            received.append(number)
+        if len(received) > 1:
+            _send(group, signal.SIGKILL)
+            return
+        ranks = _ranks_below(group)
+        for rank in ranks:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(rank.pid, number)
+        if not ranks and received:  # they run on other machines, or not yet
+            _send(group, signal.SIGTERM)
 
-    before = {number: signal.getsignal(number) for number in FORWARDED}
+    before = {number: signal.getsignal(number) for number in (*FORWARDED, signal.SIGUSR1)}
     try:
-        for number in FORWARDED:
+        for number in before:
             signal.signal(number, forward)
         yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _ranks_below(runner: int) -> list[Process]:
+    """The ranks on this machine that take signals themselves: processes below DeepSpeed's runner and its launcher."""
+    running = processes()
+    launchers = {process.pid for process in running if process.parent == runner}
+    return [process for process in running if process.parent in launchers and takes_signals(process.pid)]
 
 
 def _wait_for_end(group: int, seconds: float) -> None:
