@@ -70,6 +70,21 @@ def linger(where):
 """
 
 
+POISON_PY = """
+import math
+
+from arctic_training import hookimpl
+from arctic_training.loss import LossSum
+
+
+@hookimpl(wrapper=True)
+def arctic_compute_loss(batch, trainer):
+    total, weight = yield
+    poisoned = trainer.global_rank == 1 and trainer.global_step == 4
+    return LossSum(total * (math.nan if poisoned else 1.0), weight)
+"""
+
+
 class Training:
     """One recipe in a folder of its own, started as often as it takes."""
 
@@ -279,3 +294,15 @@ def test_a_signal_to_one_process_of_many_stops_all_of_them_after_the_same_step(t
     assert newest is not None
     assert newest.name == f"global_step_{training.steps}"
     training.finish().same_as(left_alone(2, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_names_step_rank_and_rows(tmp_path, left_alone):
+    training = Training(tmp_path / "poisoned", ranks=2, stage=2)
+    (training.directory / "train.py").write_text(POISON_PY)
+    assert training.start().wait(SECONDS) == 6, training.output
+    rows = ", ".join(str(row) for part in left_alone(2, 2).records()[5]["rows"][1] for row in part)
+    assert f"the loss is nan at step 5 on rank 1, in rows {rows} of the prepared data" in training.output
+    assert (training.directory / "kept/global_step_4").is_dir()
+    assert not (training.directory / "kept/global_step_5").exists()

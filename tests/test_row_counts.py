@@ -41,9 +41,12 @@ class Given(SourceConfig):
 def make_factory(sources, **data):
     keys = {"num_proc": 1, "max_length": LONGEST, "on_bad_row": "skip", "max_bad_fraction": 1.0} | data
     config = SFTDataConfig(sources=[Given(type="given", split="train", **source) for source in sources], **keys)
-    return SFTDataFactory(
-        config, SimpleNamespace(trainer=SimpleNamespace(tokenizer=tokenizer()), model_max_length=None)
+    run = SimpleNamespace(
+        config=SimpleNamespace(tokenizer=SimpleNamespace(tokenize_kwargs={})),
+        trainer=SimpleNamespace(tokenizer=tokenizer()),
+        model_max_length=None,
     )
+    return SFTDataFactory(config, run)
 
 
 def total(counts, beginning):

@@ -117,7 +117,7 @@ def leave() -> None:
 
 
 def sum_over_ranks(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The sum of ``values`` over all ranks, through ``device``; unchanged in a single process."""
+    """The sum of ``values`` over all ranks, through ``device``, in their place; unchanged in a single process."""
     import torch.distributed as dist
 
     if not dist.is_initialized() or dist.get_world_size() == 1:

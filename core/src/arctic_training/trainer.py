@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from arctic_training import nonfinite
 from arctic_training._exports import lazy_attribute
 from arctic_training.checkpoint import CheckpointEngine
 from arctic_training.component import Component, source_of
 from arctic_training.data import DataFactory
 from arctic_training.dataloader import Batch
 from arctic_training.distributed import sum_over_ranks
-from arctic_training.errors import ArcticError, TrainingStopped
+from arctic_training.errors import ArcticError
 from arctic_training.loss import LossesBySource, LossFactory, LossSum, trained_tokens
 from arctic_training.model import ModelFactory
 from arctic_training.optimizer import OptimizerFactory
@@ -30,14 +31,9 @@ if TYPE_CHECKING:
     import torch
 
     from arctic_training.dataloader import Loader, MicroBatch
-    from arctic_training.engine import Engine, StepResult
+    from arctic_training.engine import Engine
     from arctic_training.loss import Loss
     from arctic_training.run import Run
-
-
-MOST_SKIPPED_STEPS = 50
-"""After so many steps in a row that were not applied, the loss scale of fp16 has been halved to nothing: it is not what
-is wrong."""
 
 
 class Trainer(Component):
@@ -159,8 +155,8 @@ class Trainer(Component):
         self.hook.arctic_before_optimizer_step(step=step, trainer=self)
         learning_rate = self.engine.learning_rate
         result = self.engine.step()
-        loss_value = float(sum_over_ranks(total.float(), self.device))
-        self.stop_unless_finite(loss_value, result, step)
+        loss_value = float(sum_over_ranks(total.float().clone(), self.device))
+        nonfinite.heed(self, loss_value, result, step, total, [row for part in batch for row in part.rows])
         state.step = step
         state.tokens += tokens
         state.trained_tokens += trained
@@ -307,25 +303,6 @@ class Trainer(Component):
                 f"the loss says that it sums over {weight:g} units; loss_weight of {self.name!r} counts {counted:g}",
                 remedy="override loss_weight(batch) to count what loss sums over: both normalise the step",
             )
-
-    def stop_unless_finite(self, loss: float, result: StepResult, step: int) -> None:
-        """End training at a loss or gradient that is not finite; the engine has not applied the step."""
-        import math
-
-        if math.isfinite(loss) and result.applied:
-            self.skipped_steps = 0
-            return
-        self.skipped_steps += 1
-        scale_may_help = self.config.model.precision == "fp16" and self.skipped_steps < MOST_SKIPPED_STEPS
-        if scale_may_help and math.isfinite(loss):
-            self.run.event("skipped_step", step=step, grad_norm=result.grad_norm, reason="loss scale")
-            return
-        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {result.grad_norm}"
-        self.run.event("stopped", step=step, reason=what)
-        raise TrainingStopped(
-            f"{what} at step {step}; the step was not applied",
-            remedy="lower the learning rate, or look at the rows of this step",
-        )
 
     @property
     def eval_dataloader(self) -> Loader | None:

@@ -90,6 +90,13 @@ class TrainerConfig(ComponentConfig):
         None, doc="A file whose appearance stops training on all ranks; kill_switch in the run directory by default."
     )
 
+    on_nonfinite: Literal["stop", "skip"] = key(
+        "stop", doc="What becomes of a step whose loss or gradient is not finite; the weights never take it."
+    )
+    max_skipped_steps: int = key(
+        10, ge=1, doc="Steps in a row that on_nonfinite: skip goes on after; one more ends training."
+    )
+
     process_group_timeout: float = key(
         1800.0, gt=0, doc="Seconds that a collective may wait for the slowest rank; preparing data is none."
     )

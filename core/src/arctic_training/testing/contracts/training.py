@@ -125,18 +125,31 @@ class EngineContract(_TrainingContract):
     def test_a_step_that_is_not_finite_never_reaches_the_weights(
         self, run_recipe: RunRecipe, recipe: Recipe, plugin_manager: PluginManager
     ) -> None:
-        class Poison:
-            @hookimpl(wrapper=True)
-            def arctic_compute_loss(self, batch: Any, trainer: Any) -> Generator[None, LossSum, LossSum]:
-                total, weight = yield
-                return LossSum(total * (math.nan if trainer.global_step == 1 else 1.0), weight)
-
         keeper = KeepsWeights()
-        plugin_manager.register(Poison(), "poison")
+        plugin_manager.register(_Poison(), "poison")
         plugin_manager.register(keeper, "keeper")
         with pytest.raises(TrainingStopped, match="step 2"):
             run_recipe(recipe | {"train_iters": 3})
         assert not [name for name, tensor in keeper.kept.items() if not tensor.isfinite().all()]
+
+    def test_a_skipped_step_changes_nothing_that_comes_after_it(
+        self, run_recipe: RunRecipe, recipe: Recipe, plugin_manager: PluginManager
+    ) -> None:
+        plugin_manager.register(_Poison(), "poison")
+        recipe = recipe | {"train_iters": 4, "on_nonfinite": "skip"}
+        ours = run_recipe(recipe)
+        theirs = run_recipe({**recipe, "engine": {"type": "torch"}, "deepspeed": {}})
+        for figure in ("learning_rate", "loss", "grad_norm"):
+            assert figures(ours, figure)[2:] == pytest.approx(figures(theirs, figure)[2:], rel=SAME)
+
+
+class _Poison:
+    """Makes the loss of the second step NaN."""
+
+    @hookimpl(wrapper=True)
+    def arctic_compute_loss(self, batch: Any, trainer: Any) -> Generator[None, LossSum, LossSum]:
+        total, weight = yield
+        return LossSum(total * (math.nan if trainer.global_step == 1 else 1.0), weight)
 
 
 class CheckpointEngineContract(Contract):
