@@ -7,8 +7,9 @@ the manifest, the rename) is the same for all of them and stands in ``checkpoint
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from arctic_training._exports import lazy_attribute
 from arctic_training.component import Component
@@ -25,8 +26,25 @@ class CheckpointConfig(ComponentConfig):
     auto_resume: bool = key(False, doc="Go on from the newest complete checkpoint in output_dir, if there is one.")
     save_every_n_steps: int = key(0, ge=0, doc="Save after every so many optimizer steps; 0 for never.")
     save_every_n_epochs: int = key(0, ge=0, doc="Save after every so many epochs; 0 for never.")
+    save_every_n_minutes: float = key(0.0, ge=0, doc="Save after the step that ends so many minutes; 0 for never.")
     save_end_of_training: bool = key(False, doc="Save when training reaches its end.")
-    keep_last: int = key(0, ge=0, doc="Complete checkpoints to keep in output_dir, the newest; 0 keeps all.")
+    keep_last: int = key(
+        0,
+        ge=0,
+        doc="Complete checkpoints to keep in output_dir, the newest; 0 keeps all, unless others say what is.",
+    )
+    keep_best: int = key(
+        0, ge=0, doc="Keep the best so many by best_metric as well; before each save there is an evaluation."
+    )
+    best_metric: str = key("loss", doc="Figure of the evaluation that decides; `SET/loss` for one of several sets.")
+    best_is: Literal["lowest", "highest"] = key("lowest", doc="Which value of it is the best.")
+    keep_every: int = key(0, ge=0, doc="Keep the checkpoints of every so many-th step as well.")
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from super().check()
+        for name, default in (("best_metric", "loss"), ("best_is", "lowest")):
+            if getattr(self, name) != default and not self.keep_best:
+                yield name, "has no effect without keep_best"
 
 
 class CheckpointEngine(Component):
@@ -38,6 +56,14 @@ class CheckpointEngine(Component):
     """Whether training can go on from what ``save`` writes."""
     checkpoint_dir: Path
     """The directory to write into or read from; set before ``save`` and ``load`` are called, and existing."""
+
+    def estimated_bytes(self) -> int:
+        """About how much ``save`` will write, over all ranks: the weights, and where training can go on from it, an
+        optimizer's two fp32 moments and the fp32 master weights of what is trained."""
+        parameters = list(self.trainer.model_unwrapped.parameters())
+        weights = sum(_numel(each) * each.element_size() for each in parameters)
+        trained = sum(_numel(each) for each in parameters if each.requires_grad)
+        return weights + (12 * trained if self.resumes else 0)
 
     @abstractmethod
     def save(self, model: Any) -> None:
@@ -57,6 +83,10 @@ class CheckpointEngine(Component):
         Raises:
             CheckpointError: the files do not fit this run, or this kind cannot be resumed from.
         """
+
+
+def _numel(parameter: Any) -> int:
+    return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 leaves an empty tensor in its place
 
 
 class EngineCheckpoint(CheckpointEngine):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from arctic_training import __version__
 from arctic_training.distributed import from_first_rank, gather_objects
 from arctic_training.errors import ArcticError, CheckpointError
+from arctic_training.reporting import human_bytes
+from arctic_training.retention import MANIFEST, NAME, metric_of, numbered, remove, steps_to_keep
 from arctic_training.state import TrainState, random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from arctic_training.run import Run
     from arctic_training.trainer import Trainer
 
-MANIFEST = "manifest.json"
 STATE_FILE = "train_state.json"
-_NAME = re.compile(r"global_step_(\d+)")
 
 
 def due(trainer: Trainer, epoch_ended: bool) -> list[CheckpointEngine]:
@@ -37,6 +36,18 @@ def due(trainer: Trainer, epoch_ended: bool) -> list[CheckpointEngine]:
     if opinion is not None:
         return engines if opinion else []
     return [engine for engine in engines if _is_due(engine, trainer.state, epoch_ended)]
+
+
+def due_by_clock(run: Run) -> list[int]:
+    """The numbers of the entries whose minutes are over; rank 0's clock decides for all."""
+    now = time.monotonic()
+    return [
+        number
+        for number, engine in enumerate(run.trainer.checkpoint_engines)
+        if engine.config.enabled
+        and engine.config.save_every_n_minutes
+        and now - run.saved_at.setdefault(engine, now) >= 60 * engine.config.save_every_n_minutes
+    ]
 
 
 def due_at_end(trainer: Trainer, *, only_missing: bool = False) -> list[CheckpointEngine]:
@@ -81,9 +92,10 @@ def save(run: Run, engine: CheckpointEngine) -> Path:
         raise CheckpointError(
             f"rank {rank} could not write the checkpoint: {text}",
             where=str(path),
-            remedy="free some space or set another output_dir; earlier checkpoints are as they were",
+            remedy=f"{_space(engine, path)}; earlier checkpoints are as they were",
         )
     run.saved[engine] = path
+    run.saved_at[engine] = time.monotonic()
     run.event("checkpoint", step=step, path=str(path), type=engine.name, seconds=time.perf_counter() - started)
     trainer.hook.arctic_after_save(path=str(path), step=step, trainer=trainer)
     if run.world.is_first:
@@ -134,10 +146,7 @@ def newest_checkpoint(output_dir: Path, *, resumable: bool = False) -> tuple[Pat
         resumable: pass over those that hold the model alone.
     """
     passed_over: list[tuple[Path, str]] = []
-    numbered = [
-        (int(match[1]), path) for path in output_dir.glob("global_step_*") if (match := _NAME.fullmatch(path.name))
-    ]
-    for _, path in sorted(numbered, reverse=True):
+    for _, path in sorted(numbered(output_dir).items(), reverse=True):
         problem = verify(path)
         if problem is None and resumable and not (path / STATE_FILE).is_file():
             problem = "it holds the model alone"
@@ -238,6 +247,7 @@ def _publish(run: Run, engine: CheckpointEngine, incomplete: Path, path: Path) -
             "world_size": run.world.size,
             "arctic": __version__,
             "plugins": run.fingerprint,
+            "evaluation": run.last_evaluation if run.last_evaluation_step == run.trainer.state.step else None,
             "files": {
                 file.relative_to(incomplete).as_posix(): [file.stat().st_size, _sha256(file, sync=True)]
                 for file in files
@@ -268,7 +278,7 @@ def _newest_of(run: Run, engines: list[CheckpointEngine]) -> tuple[int, Path] | 
         for other, problem in passed_over:
             run.warn(f"checkpoint: passed over {other}: {problem}")
         if path is not None:
-            step = int(_NAME.fullmatch(path.name)[1])  # type: ignore[index]
+            step = int(NAME.fullmatch(path.name)[1])  # type: ignore[index]
             if best is None or step > best[0]:
                 best = (step, number, path)
     return (best[1], best[2]) if best else None
@@ -300,16 +310,34 @@ def _fit_position(run: Run) -> None:
 
 
 def _forget_old(run: Run, engine: CheckpointEngine, newest: Path) -> None:
-    keep = engine.config.keep_last
-    if not keep:
+    """Remove what the entry does not keep, once the new checkpoint has been read back."""
+    config = engine.config
+    found = {step: path for step, path in numbered(newest.parent).items() if (path / MANIFEST).is_file()}
+    values = {step: metric_of(path, config.best_metric) if config.keep_best else None for step, path in found.items()}
+    going = [path for step, path in found.items() if step not in steps_to_keep(values, config) and path != newest]
+    if not going:
         return
-    numbered = [(int(match[1]), path) for path in newest.parent.iterdir() if (match := _NAME.fullmatch(path.name))]
-    for _, path in sorted(numbered, reverse=True)[keep:]:
-        if path != newest and (path / MANIFEST).is_file():
-            try:
-                shutil.rmtree(path)
-            except OSError as error:  # the new one is written, and training can go on
-                run.warn(f"checkpoint: {path} could not be removed (keep_last): {error}")
+    if problem := verify(newest):
+        raise CheckpointError(
+            f"the checkpoint that was just written is damaged: {problem}",
+            where=str(newest),
+            remedy="look at the disk; earlier checkpoints were kept",
+        )
+    for path in going:
+        try:
+            remove(path)
+        except OSError as error:  # the new one is written, and training can go on
+            run.warn(f"checkpoint: {path} could not be removed: {error}")
+
+
+def _space(engine: CheckpointEngine, path: Path) -> str:
+    """What a checkpoint takes and what there is, in words."""
+    needed = f"it takes about {human_bytes(engine.estimated_bytes())}"
+    try:
+        free = f"{human_bytes(shutil.disk_usage(path.parent).free)} are free"
+    except OSError:
+        return f"{needed}; see that there is space and permission to write"
+    return f"{needed}, {free}: free some space or set another output_dir"
 
 
 def _sha256(path: Path, *, sync: bool = False) -> str:

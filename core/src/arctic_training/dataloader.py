@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from arctic_training.distributed import World
 from arctic_training.errors import DataError
 from arctic_training.loss import IGNORE_INDEX
-from arctic_training.steering import leave_signals_alone
+from arctic_training.signals import leave_signals_alone
 from arctic_training.token_rows import SOURCES
 
 if TYPE_CHECKING:

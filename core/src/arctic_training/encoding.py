@@ -21,7 +21,7 @@ import attrs
 
 from arctic_training.errors import BadRow, DataError
 from arctic_training.orphans import end_with_parent
-from arctic_training.steering import leave_signals_alone
+from arctic_training.signals import leave_signals_alone
 
 if TYPE_CHECKING:
     import numpy as np

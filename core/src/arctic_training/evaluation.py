@@ -45,6 +45,7 @@ def evaluate(trainer: Trainer) -> Metrics:
     trainer.model.train()
     restore_random_state(numbers)
     trainer.run.last_evaluation_step = trainer.state.step
+    trainer.run.last_evaluation = records
     if len(records) == 1:
         return next(iter(records.values()))
     seconds = sum(record["seconds"] for record in records.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from arctic_training import distributed
 from arctic_training.config import default_value, walk
 from arctic_training.errors import CheckpointError, RecipeError, UsageError
+from arctic_training.reporting import human_bytes
 from arctic_training.resolve import TRAINER_ATTRIBUTES, own_name
 
 if TYPE_CHECKING:
@@ -78,6 +80,29 @@ def refuse_other_components(config: TrainerConfig, given: type[Trainer]) -> None
                 "resolved for",
                 remedy=f"set type: {own_name(given)}",
             )
+
+
+def refuse_full_disks(run: Run) -> None:
+    """Find out before the first step whether there is space for a checkpoint of each entry.
+
+    Raises:
+        CheckpointError: there is not even space for the weights.
+    """
+    problem = None
+    for engine in run.trainer.checkpoint_engines if run.world.is_first else ():
+        if not engine.config.enabled:
+            continue
+        directory = Path(engine.config.output_dir).absolute()
+        free, needed = shutil.disk_usage(directory).free, engine.estimated_bytes()
+        words = f"a {engine.name} checkpoint takes about {human_bytes(needed)}, and {human_bytes(free)} are free"
+        if free < (needed // 4 if engine.resumes else needed):
+            problem = (str(directory), words)
+            break
+        if free < needed:
+            run.warn(f"checkpoint: {directory}: {words}")
+    problem = distributed.from_first_rank(problem)
+    if problem:
+        raise CheckpointError(problem[1], where=problem[0], remedy="free some space or set another output_dir")
 
 
 def refuse_unwritable_checkpoints(run: Run) -> None:

@@ -168,6 +168,14 @@ def human_count(count: int) -> str:
     return f"{count:,}"
 
 
+def human_bytes(count: float) -> str:
+    """``512 B``, ``3.3 MB``, ``1.2 GB``, in powers of 1000."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count:,.0f} B"
+
+
 def shown_path(path: str | Path) -> str:
     """A path as short as it can be said from the working directory."""
     try:

@@ -74,8 +74,10 @@ class Run:
         self.rows: dict[str, PreparedRows] = {}
         self.eval_rows: dict[str, PreparedRows] = {}
         self.saved: dict[CheckpointEngine, Path] = {}
+        self.saved_at: dict[CheckpointEngine, float] = {}
         self.first_step = 0
         self.last_evaluation_step: int | None = None
+        self.last_evaluation: dict[str, Metrics] = {}
         self.engine_reason = ""
         self.steering = Steering(self)
         self._given_trainer = trainer
@@ -240,6 +242,7 @@ class Run:
             for entry in config.checkpoint
         ]
         preflight.refuse_unwritable_checkpoints(self)
+        preflight.refuse_full_disks(self)
         self.num_parameters = sum(
             getattr(parameter, "ds_numel", parameter.numel()) for parameter in trainer.model_unwrapped.parameters()
         )

@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from arctic_training.checkpointing import due_by_clock
 from arctic_training.distributed import largest_over_ranks
 from arctic_training.errors import Interrupted, TrainingStopped
+from arctic_training.signals import SAVING, STOPPING
 
 if TYPE_CHECKING:
     from arctic_training.run import Run
     from arctic_training.trainer import Trainer
 
-STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
-"""Signals that end training after the step, with a checkpoint."""
-SAVING = getattr(signal, "SIGUSR1", None)
-"""The signal that saves and goes on."""
 REQUESTS = ("save", "evaluate", "stop")
 """What a file in the folder ``control`` of a run's directory can ask for."""
 FOLDER = "control"
@@ -37,6 +35,7 @@ class Asked:
 
     Attributes:
         signal: of the signal that ends training, 0 for none.
+        clock: a bit for each entry of ``checkpoint`` whose minutes are over.
         save: a checkpoint of every entry.
         evaluate: an evaluation.
         stop: end training with a checkpoint.
@@ -45,6 +44,7 @@ class Asked:
     """
 
     signal: int = 0
+    clock: int = 0
     save: bool = False
     evaluate: bool = False
     stop: bool = False
@@ -113,6 +113,9 @@ class Steering:
             raise self._stopped(step, f"the kill switch {switch} stopped training after step {step}", "delete the file")
         if asked.save:
             trainer.checkpoint()
+        for number, engine in enumerate(trainer.checkpoint_engines):
+            if asked.clock >> number & 1:
+                trainer.save(engine)
         if asked.signal or asked.stop:
             for engine in trainer.checkpoint_engines:
                 if engine.config.enabled and engine.resumes:
@@ -132,9 +135,10 @@ class Steering:
         found = self._requests() if self.run.world.is_first else []
         save, self.save_asked = self.save_asked, False
         kill = self.run.world.is_first and self.run.kill_switch_path.exists()
-        asked = [self.signal, save or "save" in found, "evaluate" in found, "stop" in found, kill, bool(found)]
-        number, *others = largest_over_ranks([int(value) for value in asked], self.run.device)
-        return Asked(number, *map(bool, others))
+        clock = sum(1 << number for number in due_by_clock(self.run)) if self.run.world.is_first else 0
+        asked = [self.signal, clock, save or "save" in found, "evaluate" in found, "stop" in found, kill, bool(found)]
+        number, clock, *others = largest_over_ranks([int(value) for value in asked], self.run.device)
+        return Asked(number, clock, *map(bool, others))
 
     def _stopped(self, step: int, reason: str, remedy: str) -> TrainingStopped:
         self.run.event("stopped", step=step, reason=reason)
@@ -184,14 +188,3 @@ def _going_on(saved: list[str]) -> str:
     if not saved:
         return "nothing was saved: no entry of `checkpoint` can be resumed from"
     return f"saved {', '.join(saved)}; the same command goes on from there where the recipe says auto_resume"
-
-
-def leave_signals_alone() -> None:
-    """For a process that works for a rank: what is asked of a run is the rank's to hear.
-
-    A terminal's interrupt reaches every process in front of it, and handlers are inherited.
-    """
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-    if SAVING is not None:
-        signal.signal(SAVING, signal.SIG_IGN)

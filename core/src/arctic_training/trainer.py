@@ -251,7 +251,13 @@ class Trainer(Component):
         """Save to every entry of the recipe's ``checkpoint`` list that is enabled."""
         for engine in self.checkpoint_engines:
             if engine.config.enabled:
-                self.run.save(engine)
+                self.save(engine)
+
+    def save(self, engine: CheckpointEngine) -> None:
+        """Save to one entry; before one that keeps the best there is an evaluation."""
+        if engine.config.keep_best and self.run.last_evaluation_step != self.state.step:
+            self.evaluate()
+        self.run.save(engine)
 
     def batches(self) -> Iterator[Batch]:
         """The steps that are left of the current epoch."""
@@ -271,7 +277,7 @@ class Trainer(Component):
         if self.eval_dataloaders and self.config.eval_interval and step % self.config.eval_interval == 0:
             self.evaluate()
         for engine in due(self, epoch_ended):
-            self.run.save(engine)
+            self.save(engine)
         self.heed()
 
     def heed(self) -> None:
@@ -295,7 +301,7 @@ class Trainer(Component):
             self.evaluate()
         if self.state.step >= self.last_step:
             for engine in due_at_end(self, only_missing=not took_steps):
-                self.run.save(engine)
+                self.save(engine)
 
     def _check_weight(self, counted: float, weight: float) -> None:
         if abs(weight - counted) > 1e-6 * max(weight, counted):

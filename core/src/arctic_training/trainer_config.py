@@ -137,5 +137,8 @@ class TrainerConfig(ComponentConfig):
             yield "eval_interval", "asks for evaluation, and there is no data for it: give data.eval_sources"
         if self.evaluate_at_start and not self.data.evaluates:
             yield "evaluate_at_start", "asks for evaluation, and there is no data for it: give data.eval_sources"
+        for number, entry in enumerate(self.checkpoint):
+            if entry.keep_best and not self.data.evaluates:
+                yield (f"checkpoint.{number}.keep_best", "needs evaluation data: give data.eval_sources")
         if not self.epochs and not self.train_iters and not self.min_iterations:
             yield "epochs", "is 0, and neither train_iters nor min_iterations says how long to train"

@@ -1,0 +1,74 @@
+"""Which checkpoints of a directory stay: the newest, the best, and those of every so many-th step."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from arctic_training.checkpoint import CheckpointConfig
+
+NAME = re.compile(r"global_step_(\d+)")
+MANIFEST = "manifest.json"
+REMOVED = ".removed"
+"""What a checkpoint is called while it is removed, so that half of one is never taken for a whole."""
+
+
+def numbered(directory: Path) -> dict[int, Path]:
+    """The checkpoints of a directory by step, whole or not."""
+    found = directory.iterdir() if directory.is_dir() else ()
+    return {int(match[1]): path for path in found if (match := NAME.fullmatch(path.name))}
+
+
+def steps_to_keep(values: Mapping[int, float | None], config: CheckpointConfig) -> set[int]:
+    """The steps whose checkpoints stay.
+
+    Args:
+        values: of each step with a checkpoint, its value of ``best_metric``; None where it was not evaluated.
+        config: the entry; without any of ``keep_last``, ``keep_best`` and ``keep_every`` all stay.
+    """
+    if not (config.keep_last or config.keep_best or config.keep_every):
+        return set(values)
+    steps = sorted(values)
+    sign = -1 if config.best_is == "highest" else 1
+    ranked = sorted((sign * value, step) for step, value in values.items() if value is not None)
+    keep = set(steps[-max(1, config.keep_last) :])
+    keep |= {step for _, step in ranked[: config.keep_best]}
+    if config.keep_every:
+        keep |= {step for step in steps if step % config.keep_every == 0}
+    return keep
+
+
+def metric_of(path: Path, name: str) -> float | None:
+    """A figure of the evaluation that was made at a checkpoint's step, by its manifest.
+
+    Args:
+        path: the checkpoint.
+        name: ``loss``, or ``SET/loss`` where there are several sets of evaluation data.
+    """
+    try:
+        sets: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("evaluation") or {}
+    except (OSError, ValueError):
+        return None
+    of_set, _, figure = name.rpartition("/")
+    record = sets.get(of_set) if of_set else next(iter(sets.values()), None)
+    value = (record or {}).get(figure)
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, and what is left of one that was being removed when a process ended.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    for left in path.parent.glob(f"global_step_*{REMOVED}"):
+        shutil.rmtree(left, ignore_errors=True)
+    going = path.with_name(path.name + REMOVED)
+    os.rename(path, going)
+    shutil.rmtree(going)
