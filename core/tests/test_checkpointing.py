@@ -1,11 +1,12 @@
 """Checkpoints of the core's own kind: complete or not there, and training goes on from them exactly."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from arctic_training import hookimpl
-from arctic_training.checkpoint import CheckpointEngine
+from arctic_training.checkpoint import CheckpointEngine, EngineCheckpoint
 from arctic_training.checkpointing import newest_checkpoint, verify
 from arctic_training.errors import CheckpointError
 
@@ -318,3 +319,50 @@ def test_a_directory_that_cannot_be_written_is_told_before_the_first_step(
     with pytest.raises(CheckpointError, match="cannot be written there"):
         run_recipe(recipe)
     assert "arctic_step_start" not in hook_recorder.names
+
+
+def test_files_that_a_plugin_writes_into_a_checkpoint_are_vouched_for(run_recipe, recipe, plugin_manager, arctic_home):
+    class Writer:
+        @hookimpl
+        def arctic_write_checkpoint(self, path, engine, trainer):
+            assert engine.resumes
+            (Path(path) / "notes").mkdir()
+            (Path(path) / "notes" / "a.txt").write_text(f"step {trainer.global_step}")
+
+    plugin_manager.register(Writer(), "writer")
+    run_recipe(recipe | {"exit_iteration_this_run": 3})
+    file = arctic_home / "out/global_step_3/notes/a.txt"
+    assert file.read_text() == "step 3"
+    file.write_text("step 4")
+    assert verify(file.parent.parent) == "notes/a.txt is not what was written"
+
+
+def test_a_plugin_that_cannot_write_ends_the_save(run_recipe, recipe, plugin_manager, arctic_home):
+    class Writer:
+        @hookimpl
+        def arctic_write_checkpoint(self, path, engine, trainer):
+            raise OSError("no space left")
+
+    plugin_manager.register(Writer(), "writer")
+    with pytest.raises(CheckpointError, match="no space left"):
+        run_recipe(recipe)
+    assert list((arctic_home / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_model_is_read_out_of_a_checkpoint_without_a_run(run_recipe, recipe, arctic_home, precision):
+    recipe["model"] = {"dtype": precision}
+    run = run_recipe(recipe | {"exit_iteration_this_run": 3})
+    read = dict(EngineCheckpoint.read_model(arctic_home / "out/global_step_3"))
+    state = run.trainer.model_unwrapped.state_dict()
+    assert list(read) == list(state)
+    assert all(tensor.equal(state[name]) and tensor.dtype == state[name].dtype for name, tensor in read.items())
+
+
+def test_a_kind_whose_model_cannot_be_read_says_so(tmp_path):
+    class Secretive(EngineCheckpoint):
+        name = "secretive"
+        read_model = classmethod(CheckpointEngine.read_model.__func__)
+
+    with pytest.raises(CheckpointError, match="cannot be taken out of a secretive checkpoint"):
+        Secretive.read_model(tmp_path)

@@ -9,11 +9,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from arctic_training._exports import lazy_attribute
 from arctic_training.component import Component
 from arctic_training.config import ComponentConfig, key
+from arctic_training.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class CheckpointConfig(ComponentConfig):
@@ -84,6 +88,25 @@ class CheckpointEngine(Component):
             CheckpointError: the files do not fit this run, or this kind cannot be resumed from.
         """
 
+    @classmethod
+    def read_model(cls, path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each entry of the model's state in a checkpoint by name, whole, on the CPU, read when its turn comes.
+
+        Called without a run, whatever number of ranks wrote the checkpoint; every reference to a tensor that is kept
+        costs its memory.
+
+        Args:
+            path: a checkpoint of this kind whose manifest verifies.
+
+        Raises:
+            CheckpointError: the files cannot be read, or this kind only within a run.
+        """
+        raise CheckpointError(
+            f"the model cannot be taken out of a {cls.name} checkpoint",
+            where=str(path),
+            remedy=f"override read_model in {cls.__name__}, or let the recipe save a huggingface checkpoint too",
+        )
+
 
 def _numel(parameter: Any) -> int:
     return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 leaves an empty tensor in its place
@@ -100,6 +123,12 @@ class EngineCheckpoint(CheckpointEngine):
 
     def load(self, model: Any) -> None:
         self.trainer.engine.load(self.checkpoint_dir)
+
+    @classmethod
+    def read_model(cls, path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+        from arctic_training.torch_engine import read_model
+
+        return read_model(path)
 
 
 def __getattr__(name: str) -> Any:

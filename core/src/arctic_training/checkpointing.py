@@ -215,6 +215,7 @@ def _attempt(run: Run, engine: CheckpointEngine, incomplete: Path) -> str | None
         engine.save(run.trainer.model)
         if engine.resumes:
             _write_state(run, incomplete)
+        run.hook.arctic_write_checkpoint(path=str(incomplete), engine=engine, trainer=run.trainer)
     except Exception as error:
         run.log.exception("saving %s failed", incomplete, extra={"said": True})
         return str(error) if isinstance(error, (OSError, ArcticError)) else f"{type(error).__name__}: {error}"

@@ -46,8 +46,8 @@ def arctic_register_components(components: Components) -> None:
     """Name the components that this plugin offers.
 
     Called once for each plugin, as soon as it is registered, in every process, before any recipe is read. Import
-    nothing
-    heavy here: a target is text, ``"package.module:Class"``, imported when a recipe selects it. Cannot be wrapped.
+    nothing heavy here: a target is text, ``"package.module:Class"``, imported when a recipe selects it. Cannot be
+    wrapped.
 
     Args:
         components: the registrar of this plugin, with one method a kind: ``components.trainer(name, target)``.
@@ -332,6 +332,17 @@ def arctic_before_save(path: str, step: int, trainer: Trainer) -> None:
     Args:
         path: the directory that it will have.
         step: optimizer steps taken.
+        trainer: the trainer.
+    """
+
+
+@hookspec
+def arctic_write_checkpoint(path: str, engine: CheckpointEngine, trainer: Trainer) -> None:
+    """Write files of your own into a checkpoint: called on each save, after its engine wrote, before the manifest.
+
+    Args:
+        path: the directory to write into; it gets its name when it is complete.
+        engine: the checkpoint engine; ``engine.resumes`` tells whether training can go on from what it writes.
         trainer: the trainer.
     """
 

@@ -140,3 +140,20 @@ class TorchEngine(Engine):
         with torch.no_grad():
             for parameter, master in self.master_of.items():
                 parameter.copy_(master)
+
+
+def read_model(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The entries of the model's state in what ``TorchEngine.save`` wrote, mapped from the file and not copied.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be read.
+    """
+    import torch
+
+    try:
+        state = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
+        yield from state["model"].items()
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"the model cannot be read: {error}", where=str(path), remedy="choose another checkpoint"
+        ) from error

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from arctic_training.checkpoint import CheckpointConfig, CheckpointEngine
 from arctic_training.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class DSCheckpointEngine(CheckpointEngine):
@@ -20,6 +25,12 @@ class DSCheckpointEngine(CheckpointEngine):
 
     def load(self, model: Any) -> None:
         self._engine().load(self.checkpoint_dir)
+
+    @classmethod
+    def read_model(cls, path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+        from arctic_deepspeed.reading import read_model
+
+        return read_model(path)
 
     def _engine(self) -> Any:
         engine = self.trainer.engine
