@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from arctic_huggingface.checkpoint import HFCheckpointEngine
+from arctic_training.api import configure
 from arctic_training.errors import CheckpointError
+from arctic_training.state import TrainState
 
 
 class Export:
@@ -16,6 +18,7 @@ class Export:
 
     def __init__(self, run, tokenizer, directory):
         self.run, self.tokenizer, self.directory = run, tokenizer, directory
+        run.last_evaluation, run.data_facts, run.tokenizer_sha256, run.fingerprint = {}, {}, "0" * 64, []
 
     def __call__(self, model, change=lambda name, tensor: tensor, rank=0, **keys):
         from arctic_training.distributed import World
@@ -33,11 +36,25 @@ class Export:
             model_unwrapped=model,
             tokenizer=self.tokenizer,
             engine=SimpleNamespace(full_parameters=full_parameters),
-            config=SimpleNamespace(model=SimpleNamespace(save_name=keys.pop("save_name", None))),
+            config=resolved(keys.pop("save_name", None)),
+            state=TrainState(step=3, tokens=2_000, trained_tokens=1_000),
+            run=self.run,
         )
         engine = HFCheckpointEngine(HFCheckpointEngine.config_class()(output_dir="out", **keys), self.run)
         engine.checkpoint_dir = self.directory
         engine.save(model)
+
+
+def resolved(save_name):
+    return configure(
+        {
+            "type": "tiny",
+            "plugins": {"use": ["arctic_training.testing.tiny"]},
+            "model": {"type": "huggingface", "name_or_path": "some-org/some-model", "save_name": save_name},
+            "data": {"sources": [{"type": "tiny"}]},
+            "skip_validation": True,
+        }
+    )
 
 
 @pytest.fixture

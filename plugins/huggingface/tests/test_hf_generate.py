@@ -43,7 +43,7 @@ def test_a_checkpoint_to_resume_from_is_told_from_a_model(tmp_path):
     (tmp_path / "global_step_3").mkdir()
     with pytest.raises(CheckpointError, match="to resume from") as caught:
         find_model(tmp_path)
-    assert "type huggingface" in caught.value.remedy
+    assert "arctic export" in caught.value.remedy
 
 
 def test_only_the_text_goes_to_standard_output(generate, model_dir):

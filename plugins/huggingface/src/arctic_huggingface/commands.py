@@ -10,3 +10,4 @@ from arctic_training.hookspecs import hookimpl
 @hookimpl
 def arctic_register_commands(commands: Any) -> None:
     commands.add("generate", "arctic_huggingface.generate:command", "Generate text with a trained model.")
+    commands.add("export", "arctic_huggingface.export:command", "Make a model that transformers loads of a checkpoint.")

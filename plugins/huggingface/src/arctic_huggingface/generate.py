@@ -89,7 +89,7 @@ def find_model(path: Path) -> Path:
     found = "its checkpoints are of another kind" if steps else "there is no model in this folder"
     if steps or any(path.glob("*.pt")):
         found = "these are checkpoints to resume from, not exported models"
-        remedy = "add an entry of type huggingface to the recipe's checkpoint list"
+        remedy = "make a model of one with `arctic export CHECKPOINT OUT`"
     raise CheckpointError(found, where=str(path), remedy=remedy)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from arctic_training.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from arctic_training.checkpoint import CheckpointEngine
     from arctic_training.registry import Components
     from arctic_training.trainer import Trainer
 
@@ -30,3 +32,22 @@ def arctic_train_start(trainer: Trainer) -> None:
 
     check_vocabulary(trainer)
     check_packing(trainer)
+
+
+@hookimpl
+def arctic_write_checkpoint(path: str, engine: CheckpointEngine, trainer: Trainer) -> None:
+    if engine.resumes and trainer.global_rank == 0:
+        from arctic_huggingface.model_files import add_to_checkpoint
+
+        add_to_checkpoint(trainer, Path(path))
+
+
+@hookimpl
+def arctic_checkpoint_state(trainer: Trainer) -> dict[str, Any] | None:
+    """The last evaluations, for the model cards of a run that goes on and does not evaluate again."""
+    return {"evaluations": trainer.run.last_evaluation} if trainer.run.last_evaluation else None
+
+
+@hookimpl
+def arctic_after_load(path: str, state: dict[str, Any], trainer: Trainer) -> None:
+    trainer.run.last_evaluation |= state.get("huggingface", {}).get("evaluations", {})
