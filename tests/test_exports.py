@@ -22,7 +22,7 @@ WORKER = str(Path(__file__).with_name("worker_engines.py"))
 STAGES = (0, 1, 2, 3)
 SMALL_SHARD = 20_000
 PRECISIONS = {1: "fp32", 2: "bf16"}
-FREEZING = """
+FACTORIES = """
 from arctic_training.model import HFModelFactory
 
 
@@ -34,11 +34,26 @@ class Freezing(HFModelFactory):
         model.model.embed_tokens.requires_grad_(False)
         model.model.layers[0].requires_grad_(False)
         return model
+
+
+class Sharing(HFModelFactory):
+    name = "sharing"
+
+    def create_model(self, config):
+        model = super().create_model(config)
+        model.model.layers[1].mlp.down_proj.weight = model.model.layers[0].mlp.down_proj.weight
+        return model
 """
 DENSE = [
     (f"zero-{stage}-{'tied' if tied else 'untied'}", ranks) for stage in STAGES for tied in (0, 1) for ranks in (1, 2)
 ]
-OTHERS = [("zero-2-frozen", 2), ("zero-3-frozen", 2), ("zero-3-experts", 2), ("torch-untied", 1), ("torch-tied", 1)]
+OTHERS = [
+    *((f"zero-{stage}-{kind}", 2) for stage in (2, 3) for kind in ("freezing", "sharing")),
+    ("zero-3-experts", 2),
+    ("torch-untied", 1),
+    ("torch-tied", 1),
+]
+"""Frozen weights, weights that are shared against the architecture, experts and buffers; and the torch engine."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +71,7 @@ def home(tmp_path_factory):
     experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
     attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
     Glm4MoeConfig(**sizes, **experts, **attention).save_pretrained(home / "experts")
-    (home / "freezing.py").write_text(FREEZING)
+    (home / "factories.py").write_text(FACTORIES)
     with open(home / "chats.jsonl", "w") as file:
         for number in range(8):
             chat = [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": f"It is {number}."}]
@@ -72,8 +87,8 @@ def recipe(home, name, ranks):
     saved = {"save_end_of_training": True}
     return {
         "type": "sft",
-        "model": model | ({"type": "freezing"} if kind == "frozen" else {}),
-        "code": str(home / "freezing.py"),
+        "model": model | ({"type": kind} if kind in ("freezing", "sharing") else {}),
+        "code": str(home / "factories.py"),
         "skip_validation": True,
         "data": {
             "sources": [str(home / "chats.jsonl")],

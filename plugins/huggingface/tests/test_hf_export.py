@@ -34,6 +34,32 @@ class Widening(HFModelFactory):
         return model
 
 
+class Swapping(HFModelFactory):
+    """Its model has other embeddings than its configuration says."""
+
+    name = "swapping"
+
+    def create_model(self, config):
+        import torch
+
+        model = super().create_model(config)
+        model.set_input_embeddings(torch.nn.Embedding(400, 32))
+        return model
+
+
+class Own(HFModelFactory):
+    """Its model has a weight that no model of transformers has."""
+
+    name = "own"
+
+    def create_model(self, config):
+        import torch
+
+        model = super().create_model(config)
+        model.scale = torch.nn.Parameter(torch.ones(3))
+        return model
+
+
 def run_tiny(model_dir, home, **keys):
     """Train the model in ``model_dir`` for two steps, and evaluate."""
     recipe = {
@@ -264,6 +290,30 @@ def test_added_tokens_are_in_tokenizer_configuration_and_weights(
         assert not any(report.values())
         assert model.config.vocab_size == model.get_input_embeddings().num_embeddings == 320 + len(ADDED)
         assert AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(list(ADDED)) == [320, 321, 322]
+
+
+def test_a_model_that_its_configuration_does_not_make_is_refused(model_dir, arctic_export, tmp_path):
+    model = {"type": "swapping", "name_or_path": str(model_dir), "dtype": "fp32"}
+    with pytest.raises(
+        CheckpointError, match=r"has the shape \[400, 32\], and \[320, 32\] by the model's configuration"
+    ):
+        run_tiny(model_dir, tmp_path, model=model)
+    assert not list((tmp_path / "hf").iterdir())
+    with pytest.raises(CheckpointError, match=r"has the shape \[400, 32\]"):
+        arctic_export(tmp_path / "out", tmp_path / "model")
+
+
+def test_a_model_that_only_its_own_class_loads_is_written_as_it_is_with_a_warning(
+    model_dir, arctic_export, tmp_path, capsys
+):
+    from safetensors.torch import load_file
+
+    run_tiny(model_dir, tmp_path, model={"type": "own", "name_or_path": str(model_dir)})
+    warning = "has other weights than the model that was trained, such as 'scale'"
+    assert warning in capsys.readouterr().err
+    assert warning in arctic_export(tmp_path / "out", tmp_path / "model").stderr
+    for folder in (tmp_path / "model", tmp_path / "hf" / "global_step_2"):
+        assert "scale" in load_file(folder / "model.safetensors")
 
 
 def test_code_that_came_with_a_model_is_copied_and_not_run(trained, arctic_export, tmp_path, monkeypatch):

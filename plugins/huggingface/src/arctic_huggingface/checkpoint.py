@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from arctic_huggingface.layout import Layout
 from arctic_huggingface.model_files import write_model_files
+from arctic_huggingface.plain import plain_model
 from arctic_huggingface.shards import ShardFiles, ShardWriter
 from arctic_training.checkpoint import CheckpointConfig, CheckpointEngine
 from arctic_training.config import key
@@ -30,7 +31,8 @@ class HFCheckpointEngine(CheckpointEngine):
         """Write the model; rank 0 writes, every rank takes part in gathering.
 
         Raises:
-            CheckpointError: a tensor is empty, not finite, of the wrong shape, missing or not the model's.
+            CheckpointError: a tensor is empty, not finite, of the wrong shape, missing or not the model's, or the
+                model's configuration makes another model.
         """
         unwrapped = self.trainer.model_unwrapped
         shards: ShardWriter | None = None
@@ -53,6 +55,7 @@ class HFCheckpointEngine(CheckpointEngine):
         if shards is not None:
             shards.finish()
             write_model_files(self.trainer, self.checkpoint_dir)
+            plain_model(self.checkpoint_dir, shards.layout, self.run.say)
 
     def load(self, model: Any) -> None:
         raise CheckpointError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from arctic_huggingface.layout import Entry, Layout
 from arctic_huggingface.model_files import FOLDER, LAYOUT_FILE
+from arctic_huggingface.plain import plain_model
 from arctic_huggingface.shards import INDEX, ShardFiles, ShardWriter
 from arctic_training.checkpointing import MANIFEST, newest_checkpoint, verify
 from arctic_training.errors import CheckpointError
@@ -144,14 +145,7 @@ class Resumable(Source):
         return self.engine.read_model(self.path)
 
     def _model(self) -> Any:
-        model = _without_content(self.path / FOLDER)
-        if model is not None and Layout.of(model).shapes != self.layout.shapes:
-            self.say(
-                f"warning: {type(model).__name__} of plain transformers does not have these weights; load the model "
-                "with the class that it was trained with"
-            )
-            return None
-        return model
+        return plain_model(self.path / FOLDER, self.layout, self.say)
 
 
 class Exported(Source):
@@ -175,20 +169,3 @@ class Exported(Source):
             with safe_open(file, "pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - no mapping
                     yield name, tensors.get_tensor(name)
-
-
-def _without_content(folder: Path) -> Any:
-    """The model that transformers makes of a configuration, without weights; None for one that is not its own, whose
-    code is not run here."""
-    import torch
-    import transformers
-
-    if "auto_map" in json.loads((folder / "config.json").read_text()):
-        return None
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder)
-        own = getattr(transformers, next(iter(config.architectures or ()), ""), None)
-        with torch.device("meta"):
-            return own(config) if own else transformers.AutoModelForCausalLM.from_config(config)
-    except (ValueError, KeyError):
-        return None
