@@ -19,7 +19,7 @@ pytestmark = [
 MOST = 1.3
 """Peak memory as a multiple of the model's."""
 LAYERS = 20
-SHARD = 12_200_000
+SHARD = {"fp32": 12_200_000, "bf16": 6_100_000}
 """Bytes of a layer, and some more."""
 
 MEMORY = '''
@@ -82,7 +82,7 @@ print(json.dumps({"before": before, "peak": memory("VmHWM")}))
 )
 
 
-def recipe(home, engine, layers):
+def recipe(home, engine, dtype, layers):
     name = f"{engine}-{layers}"
     sizes = {"hidden_size": 512, "intermediate_size": 1280, "num_hidden_layers": layers, "num_key_value_heads": 4}
     saved = {"save_end_of_training": True}
@@ -90,7 +90,7 @@ def recipe(home, engine, layers):
         "type": "sft",
         "model": {
             "name_or_path": str(home / "model"),
-            "dtype": "fp32",
+            "dtype": dtype,
             "init": "random",
             "hf_config_kwargs": {**sizes, "head_dim": 128},
         },
@@ -102,12 +102,12 @@ def recipe(home, engine, layers):
         "run_dir": str(home / "runs" / name),
         "checkpoint": [
             {"output_dir": str(home / name), **saved},
-            {"type": "huggingface", "output_dir": str(home / f"{name}-hf"), "max_shard_size": SHARD, **saved},
+            {"type": "huggingface", "output_dir": str(home / f"{name}-hf"), "max_shard_size": SHARD[dtype], **saved},
         ],
     }
 
 
-@pytest.fixture(scope="module", params=["torch", "deepspeed"])
+@pytest.fixture(scope="module", params=[("torch", "fp32"), ("deepspeed", "bf16")], ids="-".join)
 def trained(request, tmp_path_factory):
     """A folder with checkpoints of a model of one layer and of twenty, and what their saves took."""
     from arctic_training.testing.tiny_llama import make_tiny_llama
@@ -119,9 +119,9 @@ def trained(request, tmp_path_factory):
     (home / "chats.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
     for layers in (1, LAYERS):
         path = home / f"{layers}.json"
-        path.write_text(json.dumps(recipe(home, request.param, layers)))
+        path.write_text(json.dumps(recipe(home, *request.param, layers)))
         subprocess.run([sys.executable, "-m", "arctic_cli", "run", path], check=True, cwd=home)
-    return home, request.param
+    return home, *request.param
 
 
 def bytes_of(folder):
@@ -131,7 +131,7 @@ def bytes_of(folder):
 
 
 def test_writing_a_model_during_a_run_takes_little_more_than_the_model_that_is_there(trained):
-    home, engine = trained
+    home, engine, _ = trained
     name = f"{engine}-{LAYERS}-hf"
     figures = json.loads((home / f"{name}.json").read_text())
     extra = (figures["peak"] - figures["before"]) / bytes_of(home / name / "global_step_1")
@@ -140,8 +140,8 @@ def test_writing_a_model_during_a_run_takes_little_more_than_the_model_that_is_t
 
 
 def test_exporting_a_checkpoint_takes_little_more_than_the_model(trained):
-    home, engine = trained
-    arguments = [home / f"{engine}-{LAYERS}", home / "out", home / f"{engine}-1", str(SHARD)]
+    home, engine, dtype = trained
+    arguments = [home / f"{engine}-{LAYERS}", home / "out", home / f"{engine}-1", str(SHARD[dtype])]
     done = subprocess.run(
         [sys.executable, "-c", EXPORTING, *arguments], check=True, capture_output=True, text=True, timeout=300
     )

@@ -129,9 +129,10 @@ def trained(home):
 def exported(source, out, *options):
     from click.testing import CliRunner
 
+    from arctic_cli.options import Settings
     from arctic_huggingface.export import command
 
-    result = CliRunner().invoke(command, [str(source), str(out), *options])
+    result = CliRunner().invoke(command, [str(source), str(out), *options], obj=Settings())
     if result.exception is not None:
         raise result.exception
     return out
@@ -192,3 +193,12 @@ def test_another_precision_is_that_of_the_trained_weights_in_every_stage(trained
     assert written.keys() == weights.keys()
     assert all(tensor.equal(weights[name].to(wanted)) for name, tensor in written.items())
     assert json.loads((out / "config.json").read_text())["dtype"] == str(wanted).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("kind", ["untied", "sharing", "freezing", "experts"])
+def test_files_that_are_mapped_anew_again_and_again_give_the_same_model(trained, tmp_path, monkeypatch, kind):
+    source = trained / f"zero-3-{kind}-2" / "resumable"
+    whole = exported(source, tmp_path / "whole")
+    monkeypatch.setattr("arctic_deepspeed.reading.MOST_READ", 1)
+    again = exported(source, tmp_path / "again")
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()

@@ -102,7 +102,10 @@ def trained(model_dir, tmp_path_factory):
 @pytest.fixture
 def arctic_export():
     def arctic_export(*arguments):
-        result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+        settings = SimpleNamespace(
+            block=[], traceback=False, verbosity=0
+        )  # the CLI's, which may have added its options
+        result = CliRunner().invoke(command, [str(argument) for argument in arguments], obj=settings)
         if isinstance(result.exception, ArcticError):
             raise result.exception
         assert result.exit_code == 0, result.output

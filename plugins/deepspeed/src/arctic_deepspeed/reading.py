@@ -4,8 +4,9 @@ Stages 0 to 2 keep the model whole in one file. Stage 3 divides every parameter 
 equal parts, the last filled up. Trained ones stand in fp32, one after the other in the order of ``param_shapes``, in
 flat pieces whose ends mean nothing; frozen ones stand by themselves.
 
-Files are mapped into memory and not read, so that a tensor costs memory from its turn on. Reading unpickles, so the
-caller verifies the manifest of the directory first.
+Files are mapped into memory and not read, so that a tensor costs memory from its turn on; those of stage 3, which hold
+fp32 where the model may have 16 bits, are let go again as they are read. Reading unpickles, so the caller verifies the
+manifest of the directory first.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ WHOLE_MODEL = "mp_rank_00_model_states.pt"
 MODEL_PART = "zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
 OPTIMIZER_PARTS = "*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
 """Names that DeepSpeed gives; those of the optimizer begin with the precision."""
+MOST_READ = 64 * 2**20
+"""Bytes of a rank's file that are read before it is mapped anew: enough to make that a small part of the time."""
 
 
 def read_model(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -74,13 +77,13 @@ def _assembled(folder: Path, num_ranks: int) -> Iterator[tuple[str, torch.Tensor
     other_names: dict[str, list[str]] = {}
     for name, original in dict(first["shared_params"]).items():
         other_names.setdefault(original, []).append(name)
-    for name, tensor in _entries(first, models, [_flat_parts(folder, rank) for rank in range(num_ranks)]):
+    for name, tensor in _entries(first, models, [_FlatParts(folder, rank) for rank in range(num_ranks)]):
         for each in (name, *other_names.get(name, ())):
             yield each, tensor
 
 
 def _entries(
-    first: dict[str, Any], models: Sequence[dict[str, Any]], flat: Sequence[Sequence[torch.Tensor]]
+    first: dict[str, Any], models: Sequence[dict[str, Any]], flat: Sequence[_FlatParts]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     import torch
 
@@ -96,28 +99,42 @@ def _entries(
         for name, shape in shapes.items():
             size = math.prod(shape)
             part = math.ceil(size / num_ranks)
-            pieces = [piece for parts in flat for piece in _cut(parts, begin, part)]
+            pieces = [piece for parts in flat for piece in parts.cut(begin, part)]
             yield name, torch.cat(pieces)[:size].view(tuple(shape))
+            del pieces  # or it would keep the files mapped
             begin += part
 
 
-def _cut(parts: Sequence[torch.Tensor], begin: int, size: int) -> Iterator[torch.Tensor]:
-    """Elements ``begin`` to ``begin + size`` of flat tensors that follow each other."""
-    for part in parts:
-        if begin < part.numel() and size > 0:
-            piece = part[begin : begin + size]
-            yield piece
-            size -= piece.numel()
-        begin = max(0, begin - part.numel())
-    if size > 0:
-        raise ValueError(f"the optimizer's files lack {size} elements")
+class _FlatParts:
+    """The trained parameters of one rank: flat tensors that follow each other in a file.
 
+    What was read of a mapped file stays in memory as long as any of it is mapped: so it is mapped anew now and then.
+    """
 
-def _flat_parts(folder: Path, rank: int) -> list[torch.Tensor]:
-    file = next(folder.glob(OPTIMIZER_PARTS.format(rank=rank)), None)
-    if file is None:
-        raise FileNotFoundError(f"there is no {OPTIMIZER_PARTS.format(rank=rank)}")
-    return _mapped(file)["optimizer_state_dict"]["fp32_flat_groups"]
+    def __init__(self, folder: Path, rank: int) -> None:
+        name = OPTIMIZER_PARTS.format(rank=rank)
+        file = next(folder.glob(name), None)
+        if file is None:
+            raise FileNotFoundError(f"there is no {name}")
+        self.file = file
+        self.parts: list[torch.Tensor] = []
+        self.bytes_read = MOST_READ
+
+    def cut(self, begin: int, size: int) -> Iterator[torch.Tensor]:
+        """Elements ``begin`` to ``begin + size``."""
+        if self.bytes_read >= MOST_READ:
+            self.parts = []
+            self.parts = _mapped(self.file)["optimizer_state_dict"]["fp32_flat_groups"]
+            self.bytes_read = 0
+        for part in self.parts:
+            if begin < part.numel() and size > 0:
+                piece = part[begin : begin + size]
+                self.bytes_read += piece.nbytes
+                size -= piece.numel()
+                yield piece
+            begin = max(0, begin - part.numel())
+        if size > 0:
+            raise ValueError(f"the optimizer's files lack {size} elements")
 
 
 def _mapped(file: Path) -> dict[str, Any]:
