@@ -258,7 +258,8 @@ def _publish(run: Run, engine: CheckpointEngine, incomplete: Path, path: Path) -
             json.dump(manifest, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        _sync_directory(incomplete)
+        for directory in (incomplete, *(inner for inner in incomplete.rglob("*") if inner.is_dir())):
+            _sync_directory(directory)
         replaced = path.with_name(path.name + ".replaced")
         if path.exists():
             shutil.rmtree(replaced, ignore_errors=True)  # of a process that ended before it could
