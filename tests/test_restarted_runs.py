@@ -89,7 +89,7 @@ class Training:
     """One recipe in a folder of its own, started as often as it takes."""
 
     def __init__(self, directory: Path, ranks: int = 1, stage: int | None = None, **keys):
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         self.directory, self.ranks = directory, ranks
         (directory / "chats.jsonl").write_text("".join(CHATS.read_text().splitlines(keepends=True)[:60]))
         (directory / "train.py").write_text(TRAIN_PY)
@@ -306,3 +306,37 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_names_step_rank_and
     assert f"the loss is nan at step 5 on rank 1, in rows {rows} of the prepared data" in training.output
     assert (training.directory / "kept/global_step_4").is_dir()
     assert not (training.directory / "kept/global_step_5").exists()
+
+
+HOPS = [(2, 2), (1, None), (2, 3), (1, 0), (2, 1)]
+"""Ranks and ZeRO stage of one process after the other; None is the torch engine."""
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_training_goes_on_with_other_ranks_stages_engines_and_micro_batches(tmp_path):
+    plain = {"hf_config_kwargs": {"num_hidden_layers": 1, "tie_word_embeddings": True}}  # without dropout
+    model = {"name_or_path": str(MODEL), "init": "random", "dtype": "fp32", **plain}
+    whole = Training(tmp_path / "whole", ranks=2, stage=2, model=model).finish()
+    moving = tmp_path / "moving"
+    for number, (ranks, stage) in enumerate(HOPS):
+        last = number == len(HOPS) - 1
+        keys = {"model": model, "exit_iteration_this_run": 0 if last else 2}
+        if ranks == 1:
+            keys |= {
+                "micro_batch_size": 2 if stage is None else 4,
+                "gradient_accumulation_steps": 2 if stage is None else 1,
+            }
+        training = Training(moving, ranks, stage, **keys).finish()
+    assert "checkpoint: taken over from another layout" in training.output
+    records, expected = training.records(), whole.records()
+    assert sorted(records) == sorted(expected)
+    for step, record in records.items():
+        assert record["loss"] == pytest.approx(expected[step]["loss"], rel=1e-3)
+        assert record["grad_norm"] == pytest.approx(expected[step]["grad_norm"], rel=1e-2)
+        assert record["learning_rate"] == expected[step]["learning_rate"]
+        assert rows_of(record) == rows_of(expected[step])
+
+
+def rows_of(record):
+    return sorted(row for rank in record["rows"] for part in rank for row in part)

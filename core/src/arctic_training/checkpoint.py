@@ -19,6 +19,8 @@ from arctic_training.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+    from arctic_training.portable import PortableState
+
 
 class CheckpointConfig(ComponentConfig):
     kind: ClassVar[str] = "checkpoint"
@@ -27,6 +29,9 @@ class CheckpointConfig(ComponentConfig):
     type: str = key("auto", doc="Kind of checkpoint; auto is the engine's own, which can be resumed from.")
     output_dir: str = key(doc="Directory that checkpoints are written into, each as `global_step_<n>`.")
     enabled: bool = key(True, doc="false writes nothing.")
+    allow_other_batch: bool = key(
+        False, doc="Go on also where an optimizer step has another number of rows than when the checkpoint was written."
+    )
     auto_resume: bool = key(False, doc="Go on from the newest complete checkpoint in output_dir, if there is one.")
     save_every_n_steps: int = key(0, ge=0, doc="Save after every so many optimizer steps; 0 for never.")
     save_every_n_epochs: int = key(0, ge=0, doc="Save after every so many epochs; 0 for never.")
@@ -107,6 +112,22 @@ class CheckpointEngine(Component):
             remedy=f"override read_model in {cls.__name__}, or let the recipe save a huggingface checkpoint too",
         )
 
+    @classmethod
+    def read_state(cls, path: Path) -> PortableState:
+        """What training goes on from in a checkpoint, for an engine, stage or number of ranks other than its own.
+
+        Args:
+            path: a checkpoint of this kind whose manifest verifies.
+
+        Raises:
+            CheckpointError: the files cannot be read, or this kind serves its own engine alone.
+        """
+        raise CheckpointError(
+            f"a {cls.name} checkpoint can be continued by the engine and ranks that wrote it alone",
+            where=str(path),
+            remedy="resume with these",
+        )
+
 
 def _numel(parameter: Any) -> int:
     return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 leaves an empty tensor in its place
@@ -129,6 +150,12 @@ class EngineCheckpoint(CheckpointEngine):
         from arctic_training.torch_engine import read_model
 
         return read_model(path)
+
+    @classmethod
+    def read_state(cls, path: Path) -> PortableState:
+        from arctic_training.torch_engine import read_state
+
+        return read_state(path)
 
 
 def __getattr__(name: str) -> Any:

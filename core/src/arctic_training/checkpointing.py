@@ -19,7 +19,7 @@ from arctic_training.distributed import from_first_rank, gather_objects
 from arctic_training.errors import ArcticError, CheckpointError
 from arctic_training.reporting import human_bytes
 from arctic_training.retention import MANIFEST, NAME, metric_of, numbered, remove, steps_to_keep
-from arctic_training.state import TrainState, random_state, restore_random_state
+from arctic_training.state import TrainState, random_state, restore_random_state, seed_everything
 
 if TYPE_CHECKING:
     from arctic_training.checkpoint import CheckpointEngine
@@ -125,14 +125,16 @@ def resume(run: Run) -> Path | None:
     number, path = found
     engine = candidates[number]
     stored = json.loads((path / STATE_FILE).read_text())
-    _refuse_other_world(run, path, stored)
-    engine.checkpoint_dir = path
-    engine.load(run.trainer.model)
+    _refuse_other_batch(run, engine, path, stored)
+    layout = run.trainer.engine.layout()
+    if stored.get("layout", layout) == layout and stored["world_size"] == run.world.size:
+        engine.checkpoint_dir = path
+        engine.load(run.trainer.model)
+    else:
+        _load_from_elsewhere(run, path, stored, layout)
     run.trainer.state = TrainState.from_dict(stored["state"])
     _fit_position(run)
-    import torch
-
-    restore_random_state(torch.load(path / f"random-{run.world.rank}.pt", weights_only=True))
+    _continue_random_numbers(run, path)
     run.trainer.hook.arctic_after_load(path=str(path), state=stored["plugins"], trainer=run.trainer)
     run.event("resumed", step=run.trainer.state.step, path=str(path))
     return path
@@ -232,6 +234,7 @@ def _write_state(run: Run, directory: Path) -> None:
         stored = {
             "state": run.trainer.state.as_dict(),
             "world_size": run.world.size,
+            "layout": run.trainer.engine.layout(),
             "global_batch_size": run.trainer.train_dataloader.global_batch_size,
             "plugins": plugins,
         }
@@ -286,18 +289,41 @@ def _newest_of(run: Run, engines: list[CheckpointEngine]) -> tuple[int, Path] | 
     return (best[1], best[2]) if best else None
 
 
-def _refuse_other_world(run: Run, path: Path, stored: dict[str, Any]) -> None:
-    here = {
-        "world_size": run.world.size,
-        "global_batch_size": run.trainer.train_dataloader.global_batch_size,
-    }
-    for name, value in here.items():
-        if stored[name] != value:
-            raise CheckpointError(
-                f"the checkpoint was written with {name.replace('_', ' ')} {stored[name]}, this run has {value}",
-                where=str(path),
-                remedy="resume with as many ranks and rows a step as it was written with",
-            )
+def _refuse_other_batch(run: Run, engine: CheckpointEngine, path: Path, stored: dict[str, Any]) -> None:
+    """A step of other rows is another training; whoever means it says so."""
+    here, there = run.trainer.train_dataloader.global_batch_size, stored["global_batch_size"]
+    if here == there:
+        return
+    if not engine.config.allow_other_batch:
+        raise CheckpointError(
+            f"the checkpoint was written with {there} rows in a step, and this run has {here}",
+            where=str(path),
+            remedy="rows = micro_batch_size x gradient_accumulation_steps x ranks; allow_other_batch: true goes on",
+        )
+    run.warn(f"checkpoint: {there} rows in a step before it was written, {here} from here on (allow_other_batch)")
+
+
+def _load_from_elsewhere(run: Run, path: Path, stored: dict[str, Any], layout: dict[str, Any]) -> None:
+    """Go on from what another engine, ZeRO stage, precision or number of ranks has saved."""
+    kind = json.loads((path / MANIFEST).read_text())["type"]
+    there = {"ranks": stored["world_size"], **stored.get("layout", {})}
+    here = {"ranks": run.world.size, **layout}
+    changed = [f"{name.replace('_', ' ')} {there.get(name)} -> {value}" for name, value in here.items()
+               if there.get(name) != value]  # fmt: skip
+    run.say(f"checkpoint: taken over from another layout: {', '.join(changed)}")
+    written_by: Any = run.plugins.registry.get("checkpoint", kind, needed_by=f"the checkpoint {path}")
+    run.trainer.engine.continue_from(written_by.read_state(path))
+
+
+def _continue_random_numbers(run: Run, path: Path) -> None:
+    """Those of this rank; a rank that there was none of begins with its own."""
+    import torch
+
+    file = path / f"random-{run.world.rank}.pt"
+    if file.is_file():
+        restore_random_state(torch.load(file, weights_only=True))
+    else:
+        seed_everything(run.config.seed + run.world.rank + run.trainer.state.step * run.world.size)
 
 
 def _fit_position(run: Run) -> None:

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from arctic_training.component import Component
 from arctic_training.config import ComponentConfig, key
+from arctic_training.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
+
+    from arctic_training.portable import PortableState
 
 
 class EngineConfig(ComponentConfig):
@@ -87,6 +90,21 @@ class Engine(Component):
     @abstractmethod
     def load(self, path: Path) -> None:
         """Read what ``save`` wrote."""
+
+    def layout(self) -> dict[str, Any]:
+        """What decides how ``save`` lays its files out: those of another layout go through ``continue_from``."""
+        return {"engine": self.name}
+
+    def continue_from(self, state: PortableState) -> None:
+        """Go on from what another engine, stage or number of ranks saved. Called on every rank.
+
+        Raises:
+            CheckpointError: the state does not fit, or this engine takes its own alone.
+        """
+        raise CheckpointError(
+            f"the {self.name} engine cannot go on from what another engine or number of ranks has saved",
+            remedy="resume with the engine and ranks that the checkpoint was written with",
+        )
 
     @property
     @abstractmethod

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from arctic_training import portable
 from arctic_training._exports import KNOWN_COMPONENTS
 from arctic_training.config import key
 from arctic_training.engine import Engine, EngineConfig, StepResult
 from arctic_training.errors import CheckpointError, UsageError
+from arctic_training.portable import PortableState
 from arctic_training.scheduler import continue_schedule
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class TorchEngine(Engine):
         self.model = self.model_unwrapped = model.to(self.device)
         self.optimizer = optimizer
         self.scheduler = scheduler
+        self.parameter_names = portable.parameter_names(model, optimizer)
         self.master_of: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
         if self.config.master_weights:
             self._make_master_weights()
@@ -93,6 +96,7 @@ class TorchEngine(Engine):
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "master_weights": [master.detach() for master in self.master_of.values()],
+            "parameter_names": self.parameter_names,
         }
         torch.save(state, path / STATE_FILE)
 
@@ -113,6 +117,17 @@ class TorchEngine(Engine):
             ) from error
         continue_schedule(self.scheduler, state["scheduler"], self.optimizer)
         self.scaler.load_state_dict(state["scaler"])
+
+    def continue_from(self, state: PortableState) -> None:
+        portable.put_into_optimizer(state, self.model_unwrapped, self.parameter_names, self.optimizer)
+        portable.put_others(state, self.model_unwrapped)
+        continue_schedule(self.scheduler, state.scheduler, self.optimizer)
+        if state.scaler:
+            self.scaler.load_state_dict(state.scaler)
+
+    def layout(self) -> dict[str, Any]:
+        precision = self.run.config.model.precision
+        return {"engine": self.name, "precision": precision, "master_weights": self.config.master_weights}
 
     @property
     def learning_rate(self) -> float:
@@ -140,6 +155,27 @@ class TorchEngine(Engine):
         with torch.no_grad():
             for parameter, master in self.master_of.items():
                 parameter.copy_(master)
+
+
+def read_state(path: Path) -> PortableState:
+    """What ``TorchEngine.save`` wrote, for another engine.
+
+    Raises:
+        CheckpointError: it cannot be read, or was written before parameters had names in it.
+    """
+    import torch
+
+    try:
+        state = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
+        names = state["parameter_names"]
+        read, others = portable.from_optimizer(names, state["model"], state["optimizer"], state["master_weights"])
+        return PortableState(names, read, others, state["scheduler"], state["scaler"])
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"its state cannot be read for another engine: {error}",
+            where=str(path),
+            remedy="resume with the torch engine, or choose another checkpoint",
+        ) from error
 
 
 def read_model(path: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -12,6 +12,8 @@ from arctic_training.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+    from arctic_training.portable import PortableState
+
 
 class DSCheckpointEngine(CheckpointEngine):
     """Writes and reads what the DeepSpeed engine holds: weights, master weights, optimizer state, schedule."""
@@ -31,6 +33,12 @@ class DSCheckpointEngine(CheckpointEngine):
         from arctic_deepspeed.reading import read_model
 
         return read_model(path)
+
+    @classmethod
+    def read_state(cls, path: Path) -> PortableState:
+        from arctic_deepspeed.portable import read_state
+
+        return read_state(path)
 
     def _engine(self) -> Any:
         engine = self.trainer.engine

@@ -17,6 +17,8 @@ from arctic_training.errors import CheckpointError
 TAG = "deepspeed"
 DESCRIPTION_FILE = "engine.json"
 STATE_KEY = "arctic"
+LAYOUT = {"zero_stage": "ZeRO stage", "num_ranks": "number of ranks", "precision": "precision"}
+"""What decides how the files are laid out, in words."""
 
 
 def save(engine: Any, path: Path, state: dict[str, Any], description: dict[str, Any]) -> None:
@@ -88,8 +90,7 @@ def _check_description(path: Path, description: dict[str, Any]) -> None:
         raise CheckpointError(
             f"this is no DeepSpeed checkpoint of Arctic: {error}", where=str(path), remedy="choose another checkpoint"
         ) from error
-    words = {"zero_stage": "ZeRO stage", "num_ranks": "number of ranks", "precision": "precision"}
-    for key, word in words.items():
+    for key, word in LAYOUT.items():
         if saved.get(key) != description[key]:
             raise CheckpointError(
                 f"the checkpoint was written with {word} {saved.get(key)}, and this run has {description[key]}",

@@ -12,11 +12,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from arctic_deepspeed import checkpoint_files, ds_config, process
+from arctic_deepspeed import checkpoint_files, ds_config, portable, process
 from arctic_deepspeed.replicated import MasterWeights
 from arctic_training.distributed import any_rank
 from arctic_training.engine import Engine, EngineConfig, StepResult
 from arctic_training.errors import ArcticError, UsageError
+from arctic_training.portable import PortableState, parameter_names, put_into_optimizer
 from arctic_training.scheduler import continue_schedule
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class DeepSpeedEngine(Engine):
         self.stage = ds_config.zero_stage(self.ds_config)
         self.scheduler = scheduler
         self.optimizer = optimizer
+        self.parameter_names = parameter_names(model, optimizer)
         self.num_micro_batches = 0
         if self.stage == 0:
             model.to(self.device)
@@ -97,7 +99,11 @@ class DeepSpeedEngine(Engine):
             yield name, whole
 
     def save(self, path: Path) -> None:
-        state = {"scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict()}
+        state = {
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            portable.NAMES: self.parameter_names,
+        }
         if self.stage == 0:
             state["master_weights"] = self.masters.state_dict()
         checkpoint_files.save(self.model, path, state, self._description())
@@ -108,6 +114,18 @@ class DeepSpeedEngine(Engine):
         self.scaler.load_state_dict(state["scaler"])
         if self.stage == 0:
             self.masters.load_state_dict(state["master_weights"])
+
+    def continue_from(self, state: PortableState) -> None:
+        if self.stage == 0:
+            put_into_optimizer(state, self.model_unwrapped, self.parameter_names, self.optimizer)
+        else:
+            portable.write_partitioned(state, self.model, self.model_unwrapped, self.stage)
+        continue_schedule(self.scheduler, state.scheduler, self.optimizer)
+        if self.stage == 0 and state.scaler:
+            self.scaler.load_state_dict(state.scaler)
+
+    def layout(self) -> dict[str, Any]:
+        return {"engine": self.name, **{key: self._description()[key] for key in checkpoint_files.LAYOUT}}
 
     @property
     def learning_rate(self) -> float:

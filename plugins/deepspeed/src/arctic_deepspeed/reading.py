@@ -43,11 +43,11 @@ def read_model(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     Raises:
         CheckpointError: a file is missing or is not laid out as described above.
     """
-    _import_quietly()  # what is unpickled names its classes
+    import_quietly()  # what is unpickled names its classes
     try:
         description = json.loads((path / DESCRIPTION_FILE).read_text("utf-8"))
         if description["zero_stage"] < 3:
-            yield from _mapped(path / TAG / WHOLE_MODEL)["module"].items()
+            yield from mapped(path / TAG / WHOLE_MODEL)["module"].items()
         else:
             yield from _assembled(path / TAG, description["num_ranks"])
     except (RuntimeError, ValueError, KeyError, OSError) as error:
@@ -58,7 +58,7 @@ def read_model(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         ) from error
 
 
-def _import_quietly() -> None:
+def import_quietly() -> None:
     """Import DeepSpeed where nobody has chosen a device for it, which it would otherwise say on standard output."""
     import torch
 
@@ -72,7 +72,7 @@ def _import_quietly() -> None:
 
 
 def _assembled(folder: Path, num_ranks: int) -> Iterator[tuple[str, torch.Tensor]]:
-    models = [_mapped(folder / MODEL_PART.format(rank=rank)) for rank in range(num_ranks)]
+    models = [mapped(folder / MODEL_PART.format(rank=rank)) for rank in range(num_ranks)]
     first = models[0]
     other_names: dict[str, list[str]] = {}
     for name, original in dict(first["shared_params"]).items():
@@ -105,6 +105,19 @@ def _entries(
             begin += part
 
 
+def optimizer_file(folder: Path, rank: int) -> Path:
+    """The file with a rank's part of the optimizer's state.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    name = OPTIMIZER_PARTS.format(rank=rank)
+    file = next(folder.glob(name), None)
+    if file is None:
+        raise FileNotFoundError(f"there is no {name}")
+    return file
+
+
 class _FlatParts:
     """The trained parameters of one rank: flat tensors that follow each other in a file.
 
@@ -112,11 +125,7 @@ class _FlatParts:
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
-        name = OPTIMIZER_PARTS.format(rank=rank)
-        file = next(folder.glob(name), None)
-        if file is None:
-            raise FileNotFoundError(f"there is no {name}")
-        self.file = file
+        self.file = optimizer_file(folder, rank)
         self.parts: list[torch.Tensor] = []
         self.bytes_read = MOST_READ
 
@@ -124,7 +133,7 @@ class _FlatParts:
         """Elements ``begin`` to ``begin + size``."""
         if self.bytes_read >= MOST_READ:
             self.parts = []
-            self.parts = _mapped(self.file)["optimizer_state_dict"]["fp32_flat_groups"]
+            self.parts = mapped(self.file)["optimizer_state_dict"]["fp32_flat_groups"]
             self.bytes_read = 0
         for part in self.parts:
             if begin < part.numel() and size > 0:
@@ -137,7 +146,8 @@ class _FlatParts:
             raise ValueError(f"the optimizer's files lack {size} elements")
 
 
-def _mapped(file: Path) -> dict[str, Any]:
+def mapped(file: Path) -> dict[str, Any]:
+    """What a file holds, its tensors mapped and not read."""
     import torch
 
     return torch.load(file, map_location="cpu", weights_only=False, mmap=True)

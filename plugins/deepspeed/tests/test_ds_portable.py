@@ -1,0 +1,86 @@
+"""A checkpoint of any engine and stage is continued by any other: the weights are those of a run that never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from arctic_training.checkpointing import verify
+from arctic_training.errors import CheckpointError
+from arctic_training.testing.contracts.common import KeepsWeights, figures, last_weights
+
+ENGINES = ["torch", 0, 1, 2, 3]
+
+
+@pytest.fixture(autouse=True)
+def keeps_weights(arctic_home, plugin_manager):
+    plugin_manager.register(KeepsWeights(), "keeps weights")
+
+
+def on(recipe, engine, **keys):
+    """The recipe on an engine: torch, or DeepSpeed with a ZeRO stage."""
+    if engine == "torch":
+        return recipe | {"engine": {"type": "torch"}, "deepspeed": {}} | keys
+    return recipe | {"engine": {"type": "deepspeed"}, "deepspeed": {"zero_optimization": {"stage": engine}}} | keys
+
+
+@pytest.fixture
+def recipe(tiny_recipe):
+    checkpoint = {"output_dir": "kept", "auto_resume": True, "save_every_n_steps": 3}
+    return tiny_recipe | {"train_iters": 6, "checkpoint": checkpoint}
+
+
+@pytest.mark.parametrize("after", ENGINES)
+@pytest.mark.parametrize("before", ENGINES)
+def test_training_goes_on_in_another_engine_or_stage(run_recipe, recipe, before, after):
+    whole = run_recipe(on(recipe, "torch", checkpoint=[]))
+    run_recipe(on(recipe, before, exit_iteration_this_run=3))
+    moved = run_recipe(on(recipe, after))
+    assert moved.first_step == 3
+    for figure in ("loss", "grad_norm", "learning_rate"):
+        assert figures(moved, figure)[-3:] == pytest.approx(figures(whole, figure)[3:], rel=1e-5)
+    for name, tensor in last_weights(whole).items():
+        assert last_weights(moved)[name].sub(tensor).abs().max() < 1e-5, name
+
+
+@pytest.mark.parametrize(("before", "after"), [("torch", 2), (2, "torch"), (0, 3), (3, 0), (1, 0)])
+def test_master_weights_of_a_16_bit_model_are_taken_over(run_recipe, recipe, before, after):
+    recipe["model"] = {"dtype": "bf16"}
+    whole = run_recipe(on(recipe, after, checkpoint=[]))
+    run_recipe(on(recipe, before, exit_iteration_this_run=3))
+    moved = run_recipe(on(recipe, after))
+    assert figures(moved, "loss")[-3:] == pytest.approx(figures(whole, "loss")[3:], rel=1e-2)
+
+
+def test_a_model_may_go_on_in_another_precision(run_recipe, recipe):
+    run_recipe(on(recipe, "torch", exit_iteration_this_run=3))
+    moved = run_recipe(on(recipe, 2, model={"dtype": "bf16"}))
+    assert moved.first_step == 3
+    assert "precision fp32 -> bf16" in (moved.run_dir / "logs/rank-0.log").read_text()
+
+
+def test_another_number_of_rows_in_a_step_has_to_be_asked_for(run_recipe, recipe):
+    run_recipe(on(recipe, 2, exit_iteration_this_run=3))
+    with pytest.raises(CheckpointError, match="written with 4 rows in a step, and this run has 8"):
+        run_recipe(on(recipe, 2, micro_batch_size=8))
+    recipe["checkpoint"] |= {"allow_other_batch": True}
+    assert run_recipe(on(recipe, 2, micro_batch_size=8)).first_step == 3
+
+
+def test_a_checkpoint_from_before_parameters_had_names_is_refused(run_recipe, recipe, arctic_home):
+    import torch
+
+    run_recipe(on(recipe, "torch", exit_iteration_this_run=3))
+    path = arctic_home / "kept/global_step_3"
+    state = torch.load(path / "engine.pt", weights_only=True)
+    del state["parameter_names"]
+    torch.save(state, path / "engine.pt")
+    content = (path / "engine.pt").read_bytes()
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["engine.pt"] = [len(content), hashlib.sha256(content).hexdigest()]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(path) is None
+    with pytest.raises(CheckpointError, match="cannot be read for another engine"):
+        run_recipe(on(recipe, 2))
