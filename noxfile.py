@@ -46,6 +46,14 @@ def distributed(session: nox.Session) -> None:
 
 
 @nox.session
+def kills(session: nox.Session) -> None:
+    """Runs that are killed fifty times, on every engine and ZeRO stage; takes about an hour and a half."""
+    install_everything(session)
+    session.env["ARCTIC_KILLS"] = "50"
+    session.run("python", "-m", "pytest", "-m", "slow", "-s", "tests/test_restarted_runs.py", *session.posargs)
+
+
+@nox.session
 def gpu(session: nox.Session) -> None:
     """The tests that need an accelerator; the active environment has to hold a torch that was built for it."""
     session.run("python", "-m", "pytest", "-m", "gpu", *session.posargs)
