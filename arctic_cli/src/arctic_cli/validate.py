@@ -128,8 +128,9 @@ def _problems(error: ArcticError) -> list[dict[str, Any]]:
 
 def _plain(config: TrainerConfig) -> dict[str, Any]:
     from arctic_training.dump import plain
+    from arctic_training.redaction import redacted
 
-    return {**plain(config), **{name: plain(section) for name, section in config.sections.items()}}
+    return redacted({**plain(config), **{name: plain(section) for name, section in config.sections.items()}})
 
 
 def _print_json(value: Any) -> None:

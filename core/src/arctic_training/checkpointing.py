@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from arctic_training import __version__
 from arctic_training.distributed import from_first_rank, gather_objects
 from arctic_training.errors import ArcticError, CheckpointError
+from arctic_training.redaction import redacted
 from arctic_training.reporting import human_bytes
 from arctic_training.retention import MANIFEST, NAME, metric_of, numbered, remove, steps_to_keep
 from arctic_training.state import TrainState, random_state, restore_random_state
@@ -226,7 +227,7 @@ def _write_state(run: Run, directory: Path) -> None:
 
     torch.save(random_state(), directory / f"random-{run.world.rank}.pt")
     answers = run.plugins.collect("arctic_checkpoint_state", trainer=run.trainer)
-    plugins = {info.name: answer for info, answer in answers if answer is not None}
+    plugins = {info.name: redacted(answer) for info, answer in answers if answer is not None}
     if run.world.is_first:
         stored = {
             "state": run.trainer.state.as_dict(),

@@ -13,7 +13,8 @@ from arctic_training._exports import KNOWN_COMPONENTS, KNOWN_KEYS, KNOWN_SECTION
 from arctic_training.config import ComponentConfig, Config, FreeConfig, Place, annotate, keys_of
 from arctic_training.errors import PluginError
 from arctic_training.human_numbers import convert_leaves
-from arctic_training.recipe import Recipe
+from arctic_training.recipe import Recipe, dotted
+from arctic_training.redaction import PLACEHOLDER
 from arctic_training.registry import UnknownComponent
 from arctic_training.structuring import INVALID, Choice, Structurer
 from arctic_training.wording import found, nearest
@@ -69,6 +70,7 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
     classes = _section_classes(plugins, trainer.config_class())
     contributed, data = _contributed(recipe, classes, trainer.config_class(), structurer)
     config = structurer.keys(data, trainer.config_class(), also=classes)
+    _refuse_placeholders(recipe, structurer)
     structurer.finish()
     if "type" not in config.given:
         config.type = own_name(trainer)
@@ -89,6 +91,17 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
         loaded_code=loaded_code,
     )
     return config
+
+
+def _refuse_placeholders(recipe: Recipe, structurer: Structurer) -> None:
+    """A recorded recipe has no secrets; whoever runs it again has to give them again."""
+    for path, node in recipe.walk():
+        if isinstance(node.content, str) and PLACEHOLDER in node.content:
+            structurer.refuse(
+                "the secret was left out when this recipe was recorded",
+                path=path,
+                remedy=f"give it again, as in {dotted(path)}=...",
+            )
 
 
 def own_name(component: Any) -> str:

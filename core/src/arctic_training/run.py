@@ -19,12 +19,14 @@ from arctic_training.data_cache import prepared_rows
 from arctic_training.data_report import figures
 from arctic_training.distributed import World
 from arctic_training.errors import Interrupted, PluginError, UsageError, explained
+from arctic_training.redaction import redacted
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
 from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
 from arctic_training.state import Metrics, seed_everything
 from arctic_training.status import FILE as STATUS_FILE
 from arctic_training.status import StatusFile
 from arctic_training.steering import Steering
+from arctic_training.trust import closed_to_others
 
 if TYPE_CHECKING:
     import torch
@@ -69,8 +71,9 @@ class Run:
         self.code = config.loaded_code
         self.fingerprint = self.plugins.fingerprint()
         self.world = World.from_environment()
-        self.run_dir = choose_run_dir(config)
-        self.log, self.log_path = start_logging(self, config.logger)
+        with closed_to_others():
+            self.run_dir = choose_run_dir(config)
+            self.log, self.log_path = start_logging(self, config.logger)
         self.rows: dict[str, PreparedRows] = {}
         self.eval_rows: dict[str, PreparedRows] = {}
         self.saved: dict[CheckpointEngine, Path] = {}
@@ -91,6 +94,7 @@ class Run:
         self.only_prepares = False
         self.unique_name = uuid.uuid4().hex
 
+    @closed_to_others()
     def execute(self) -> None:
         """Run from beginning to end, and tidy up however it ends."""
         self.steering.install()
@@ -318,6 +322,7 @@ class Run:
     def log_metrics(self, metrics: Metrics, step: int) -> None:
         """Hand one record to all loggers, on rank 0."""
         if self.world.is_first:
+            metrics = redacted(metrics)
             self.hook.arctic_log_metrics(metrics=metrics, step=step, run=self)
 
     def event(self, event: str, *, step: int, **details: Any) -> None:
