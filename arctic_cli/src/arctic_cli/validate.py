@@ -54,7 +54,7 @@ def validate(context: click.Context, recipe: str, overrides: tuple[str, ...], as
 def _configure(settings: Settings, recipe: str, overrides: tuple[str, ...]) -> TrainerConfig:
     from arctic_training.api import configure
 
-    return configure(recipe, overrides, block=settings.block, code=settings.code)
+    return configure(recipe, overrides, block=settings.block, code=settings.code, trust=settings.trust)
 
 
 def _print_summary(config: TrainerConfig) -> None:

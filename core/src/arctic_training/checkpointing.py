@@ -21,6 +21,7 @@ from arctic_training.redaction import redacted
 from arctic_training.reporting import human_bytes
 from arctic_training.retention import MANIFEST, NAME, metric_of, numbered, remove, steps_to_keep
 from arctic_training.state import TrainState, random_state, restore_random_state
+from arctic_training.trust import TRUST, written_by_others
 
 if TYPE_CHECKING:
     from arctic_training.checkpoint import CheckpointEngine
@@ -125,6 +126,7 @@ def resume(run: Run) -> Path | None:
         return None
     number, path = found
     engine = candidates[number]
+    _refuse_foreign(run, path)
     stored = json.loads((path / STATE_FILE).read_text())
     _refuse_other_world(run, path, stored)
     engine.checkpoint_dir = path
@@ -283,6 +285,18 @@ def _newest_of(run: Run, engines: list[CheckpointEngine]) -> tuple[int, Path] | 
             if best is None or step > best[0]:
                 best = (step, number, path)
     return (best[1], best[2]) if best else None
+
+
+def _refuse_foreign(run: Run, path: Path) -> None:
+    """Files of a checkpoint are unpickled, and a manifest that anybody could write vouches for nothing."""
+    reasons = [written_by_others(place) for place in (path, path / MANIFEST)]
+    reason = next(filter(None, reasons), None)
+    if reason and not run.config.trusted:
+        raise CheckpointError(
+            f"{reason}, so its manifest vouches for nothing",
+            where=str(path),
+            remedy=f"take the right to write away from others (chmod -R o-w), {TRUST}",
+        )
 
 
 def _refuse_other_world(run: Run, path: Path, stored: dict[str, Any]) -> None:

@@ -40,17 +40,18 @@ AUTOMATIC_KINDS = ("engine", "checkpoint")
 """Kinds for which ``type: auto`` leaves the choice to the run."""
 
 
-def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> TrainerConfig:
+def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True, trust: bool = False) -> TrainerConfig:
     """Structure a recipe into the configuration of its trainer.
 
     The result remembers, besides its keys: ``recipe``, ``plugin_manager``, ``trainer_class``, ``warnings`` (lines for
-    the user), ``sections`` (what plugins contributed) and ``loaded_code`` (the recipe's Python file). Each section
-    with a ``type`` remembers its ``component``.
+    the user), ``sections`` (what plugins contributed), ``loaded_code`` (the recipe's Python file) and ``trusted``. Each
+    section with a ``type`` remembers its ``component``.
 
     Args:
         recipe: what ``load_recipe`` read.
         plugins: the manager of this run, which has done what the recipe's ``plugins`` section says.
         code: whether the Python file of the recipe may be loaded.
+        trust: whether what somebody else could have put there may be run and unpickled.
 
     Raises:
         RecipeError: with every problem, each with its place, what was expected and the nearest key.
@@ -59,7 +60,7 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
     """
     from arctic_training.code import load_code
 
-    loaded_code = load_code(recipe, plugins, allowed=code)
+    loaded_code = load_code(recipe, plugins, allowed=code, trust=trust)
     sections = _RecipeSections(recipe, plugins)
     structurer = Structurer(recipe, sections)
     trainer = _choose_trainer(recipe, sections, structurer, _left_out(recipe, plugins, code))
@@ -89,6 +90,7 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
         warnings=structurer.warnings,
         sections=contributed,
         loaded_code=loaded_code,
+        trusted=trust,
     )
     return config
 

@@ -52,7 +52,7 @@ class Run:
 
     Attributes: ``config``, ``plugins``, ``hook``, ``world``, ``device``, ``run_dir``, ``trainer``, ``rows`` (prepared
     rows by split), ``eval_rows`` (by set), ``engine_class`` and ``engine_reason``, ``log`` (this rank's logger),
-    ``log_path``.
+    ``log_path``, ``remote_code`` (what components note of Python code that came with a model, for the run's record).
     """
 
     device: torch.device
@@ -88,6 +88,7 @@ class Run:
         self.status: StatusFile | None = None
         self._progress: Progress | None = None
         self.data_facts: dict[str, dict[str, Any]] = {}
+        self.remote_code: dict[str, Any] = {}
         self._own_plugins: list[Any] = []
         self._joined = False
         self.is_over = False
@@ -233,6 +234,8 @@ class Run:
             "arctic_build_model", torch.nn.Module, model_config=self.model_config, config=config.model, run=self
         )
         trainer.model = trainer.model_unwrapped = model
+        if self.remote_code and self.world.is_first:
+            write_record(self)
         trainer.loss_function = ask("arctic_build_loss", callable, config=config.loss, run=self)
         optimizer = ask("arctic_build_optimizer", torch.optim.Optimizer, model=model, config=config.optimizer, run=self)
         trainer.optimizer = optimizer

@@ -135,6 +135,8 @@ def write_record(run: Run) -> None:
         "versions": {name: version for name in RECORDED_VERSIONS if (version := _version(name))},
         "plugins": run.fingerprint,
         "code": {"path": str(run.code.path), "sha256": run.code.sha256} if run.code else None,
+        "remote_code": run.remote_code,
+        "trusted": run.config.trusted,
         "tokenizer": run.tokenizer_sha256,
         "data": run.data_facts,
         "environment": {name: os.environ[name] for name in RECORDED_ENVIRONMENT if name in os.environ},

@@ -21,11 +21,11 @@ OF_VOCABULARIES = frozenset(
     {
         "pad", "padding", "bos", "eos", "unk", "sep", "cls", "mask", "eot", "eom", "eod", "eop", "boi", "eoi",
         "nl", "newline", "image", "audio", "video", "vision", "visual", "special", "additional", "extra",
-        "added", "prompt", "start", "end", "stop", "begin", "first", "last", "next", "new", "target", "decoder",
+        "added", "prompt", "start", "end", "stop", "begin", "first", "last", "next", "target", "decoder",
         "encoder", "forced", "word", "sub", "per", "tool", "think", "thinking", "assistant", "system", "role",
-        "separator", "sentinel", "placeholder", "prefix", "suffix", "middle", "fim", "language", "lang", "time",
+        "separator", "sentinel", "placeholder", "prefix", "suffix", "middle", "fim", "language", "lang",
         "timestamp", "boundary", "delimiter", "blank", "space", "class", "label", "register", "document",
-        "turn", "message", "header",
+        "turn", "message",
     }
 )  # fmt: skip
 """Words before ``token`` that make it one of a text."""
