@@ -9,29 +9,29 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 TRUST = "or say --trust if you know who wrote it"
 
 
 def written_by_others(path: Path) -> str | None:
-    """Why somebody else could have written a file, or into a folder; None where only those could whom the user shares
-    more than a temporary folder with.
+    """Why anybody on this machine could have written a file, or into a folder; None where only those could whom its
+    owner shares it with.
 
-    Two things tell: everybody may write to it; or it belongs to neither this user nor root, and lies somewhere below a
-    folder that everybody may write to, such as ``/tmp``.
+    Two things tell: everybody may write to it; or on the way to it lies a folder that everybody may write to, such as
+    ``/tmp``, and what was put there belongs to neither this user nor root.
     """
     if not hasattr(os, "geteuid"):  # permissions of this system are of another kind
         return None
-    place = path.absolute()
-    status = place.stat()
-    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+    mode = path.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         return f"everybody can write to {path}"
-    if {status.st_uid, place.lstat().st_uid} <= {0, os.geteuid()}:
-        return None
-    for folder in (*place.parents, *place.resolve().parents):
-        if folder.stat().st_mode & stat.S_IWOTH:
-            return f"{path} belongs to another user and lies in {folder}, where everybody can put files"
+    own = {0, os.geteuid()}
+    for place in dict.fromkeys((path.absolute(), path.resolve())):
+        for child, folder in pairwise((place, *place.parents)):
+            if folder.stat().st_mode & stat.S_IWOTH and child.lstat().st_uid not in own:
+                return f"{child} belongs to another user, and everybody can put files into {folder}"
     return None
 
 
