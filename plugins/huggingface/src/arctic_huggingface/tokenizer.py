@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("tokenizers", "transformers", "jinja2")
 """What ids and chats are written by; another version may write others."""
+ACCESS = ("use_auth_token", "auth_token", "access_token", "hf_token", "hub_token", "api_token")
+"""What the hub's token is not called: transformers would make what it holds a special token of the vocabulary."""
 
 
 class HFTokenizerConfig(TokenizerConfig):
@@ -59,6 +61,12 @@ class HFTokenizerFactory(TokenizerFactory):
         arguments: dict[str, Any] = {"trust_remote_code": bool(trust), **self.config.kwargs}
         if revision:
             arguments["revision"] = revision
+        for secret in ACCESS:
+            if secret in self.config.kwargs:
+                raise refusal(self.run, f"tokenizer.kwargs.{secret}")(
+                    "transformers would take it for a special token of the vocabulary",
+                    "the token of the hub is kwargs: {token: ...}, or the environment's HF_TOKEN",
+                )
         refused = refusal(self.run, "tokenizer.name_or_path")
         with found(f"tokenizer {name!r}", refused):
             tokenizer = AutoTokenizer.from_pretrained(str(local_path(name, self.run, refused) or name), **arguments)
