@@ -45,12 +45,12 @@ _PAIR = re.compile(r"(?P<name>[\w\-]+)(?P<sign>['\"]?\s*[:=]\s*)(?P<value>'[^']*
 
 def redact(text: str) -> str:
     """A text without the secrets that this process knows, credentials in addresses, and what looks like a token."""
-    pattern = _pattern_of(frozenset(_remembered | _of_environment()))
-    if pattern is not None:
-        text = pattern.sub(PLACEHOLDER, text)
     if "://" in text:
         text = _URL_CREDENTIALS.sub(lambda match: f"{match['scheme'] or match['web']}{PLACEHOLDER}@", text)
         text = _QUERY.sub(_without_value, text)
+    pattern = _pattern_of(frozenset(_remembered | _of_environment()))
+    if pattern is not None:
+        text = pattern.sub(PLACEHOLDER, text)
     return _SHAPES.sub(PLACEHOLDER, _HEADER.sub(rf"\1{PLACEHOLDER}", text))
 
 
