@@ -261,35 +261,32 @@ class Faulty(TinyTrainer):
 """
 
 
-def test_an_error_that_quotes_secrets_is_told_without_them(tmp_path: Path) -> None:
-    place = Place(tmp_path, tmp_path / "marker")
+def faulty_project(root: Path) -> Place:
+    """A project whose loss fails in its second step, with secrets in what it says."""
+    place = Place(root, root / "marker")
     for folder in (place.project, place.work):
         folder.mkdir(parents=True)
         lay_canaries(folder, place.marker)
     (place.project / "train.py").write_text(FAULTY)
+    texts = [f"see https://me:{IN_RECIPE['address']}@host/ {number}" for number in range(8)]
     recipe = {
         "type": "faulty",
         "plugins": {"use": ["arctic_training.testing.tiny"]},
         "model": {"dtype": "fp32"},
-        "data": {
-            "sources": [
-                {
-                    "type": "tiny",
-                    "texts": [f"see https://me:{IN_RECIPE['address']}@host/ {number}" for number in range(8)],
-                }
-            ],
-            "dl_num_workers": 0,
-            "num_proc": 1,
-        },
+        "data": {"sources": [{"type": "tiny", "texts": texts}], "dl_num_workers": 0, "num_proc": 1},
         "optimizer": {"type": "adamw", "learning_rate": 1e-2},
         "scheduler": {"type": "constant"},
-        "engine": {"type": "torch"},
         "checkpoint": {"output_dir": "checkpoints", "save_every_n_steps": 1},
         "train_iters": 3,
         "run_dir": "run",
     }
     (place.project / "recipe.yaml").write_text(json.dumps(recipe))
-    outcome = place.arctic("run", str(place.project / "recipe.yaml"), "--traceback", "-v")
+    return place
+
+
+def test_an_error_that_quotes_secrets_is_told_without_them(tmp_path: Path) -> None:
+    place = faulty_project(tmp_path)
+    outcome = place.arctic("run", str(place.project / "recipe.yaml"), "engine.type=torch", "--traceback", "-v")
     assert outcome.code == 1
     assert (
         "ValueError: cannot log in with <secret left out> or ['see https://<secret left out>@host/ 0'" in outcome.text
@@ -298,6 +295,20 @@ def test_an_error_that_quotes_secrets_is_told_without_them(tmp_path: Path) -> No
     assert (place.work / "checkpoints/global_step_1/manifest.json").is_file()
     assert not place.leaks()
     assert not place.marker.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_ranks_and_their_launcher_keep_secrets_and_run_nothing_either(tmp_path: Path) -> None:
+    place = faulty_project(tmp_path)
+    override = f"data.sources.0.texts.0=https://me:{IN_RECIPE['override']}@host/"
+    outcome = place.arctic("run", str(place.project / "recipe.yaml"), override, "--num_gpus", "2")
+    assert outcome.code == 1, outcome.text
+    assert ": ValueError: cannot log in with <secret left out>" in outcome.text
+    assert CANARY not in outcome.text
+    assert (place.work / "checkpoints/global_step_1/manifest.json").is_file()
+    assert not place.leaks()
+    assert not place.marker.exists(), place.marker.read_text()
 
 
 @pytest.mark.slow

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import pickle
 import stat
 from pathlib import Path
 
@@ -135,3 +138,29 @@ def test_nothing_that_a_run_writes_is_open_for_everybody(run_recipe, tiny_recipe
     written += (arctic_home / "arctic-home").rglob("*")
     assert len(written) > 12
     assert not [path for path in written if path.stat().st_mode & (stat.S_IWOTH | stat.S_IWGRP)]
+
+
+class Marks:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_pickle_that_a_forged_manifest_vouches_for_is_not_run(run_recipe, tiny_recipe, arctic_home):
+    tiny_recipe |= {"train_iters": 2, "checkpoint": {"output_dir": "kept", "save_end_of_training": True}}
+    run_recipe(tiny_recipe)
+    forged = pickle.dumps(Marks(arctic_home / "ran"), protocol=2)
+    folder = arctic_home / "kept/global_step_2"
+    (folder / "engine.pt").write_bytes(forged)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert "engine.pt" in manifest["files"]
+    manifest["files"]["engine.pt"] = [len(forged), hashlib.sha256(forged).hexdigest()]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    tiny_recipe |= {"train_iters": 4, "checkpoint": {"output_dir": "kept", "auto_resume": True}}
+    with pytest.raises(CheckpointError):
+        run_recipe(tiny_recipe)
+    assert not (arctic_home / "ran").exists()
