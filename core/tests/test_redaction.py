@@ -71,6 +71,7 @@ def test_mappings_lose_secrets_by_name_and_keep_all_else():
         "pad_token": "<pad>",
         "image_newline_token": "<nl>",
         "tokens": 12,
+        "loss/secret": 1.5,
         "steps": [1.5, None],
     }
     assert redacted(given) == {
@@ -87,6 +88,7 @@ def test_mappings_lose_secrets_by_name_and_keep_all_else():
         "pad_token": "<pad>",
         "image_newline_token": "<nl>",
         "tokens": 12,
+        "loss/secret": 1.5,
         "steps": [1.5, None],
     }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from arctic_training.api import get_config
+from arctic_training.checkpointing import verify
 from arctic_training.errors import CheckpointError, RecipeError
 from arctic_training.trust import closed_to_others, written_by_others
 
@@ -164,3 +165,22 @@ def test_a_pickle_that_a_forged_manifest_vouches_for_is_not_run(run_recipe, tiny
     with pytest.raises(CheckpointError):
         run_recipe(tiny_recipe)
     assert not (arctic_home / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["engine-2.pt", "deepspeed/zero_pp_rank_1_mp_rank_00_optim_states.pt", "rows.pkl"])
+def test_a_pickle_that_was_added_to_a_checkpoint_spoils_it(run_recipe, tiny_recipe, arctic_home, name):
+    tiny_recipe |= {"train_iters": 2, "checkpoint": {"output_dir": "kept", "save_end_of_training": True}}
+    run_recipe(tiny_recipe)
+    folder = arctic_home / "kept/global_step_2"
+    (folder / "notes.txt").write_text("the best so far")
+    assert verify(folder) is None
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(pickle.dumps(Marks(arctic_home / "ran")))
+    assert verify(folder) == f"{name} is not in its manifest"
+
+
+def test_a_run_directory_that_everybody_can_write_to_is_told(run_recipe, tiny_recipe, arctic_home, capsys):
+    (arctic_home / "open").mkdir()
+    (arctic_home / "open").chmod(0o777)
+    run_recipe({**tiny_recipe, "train_iters": 1, "run_dir": "open"})
+    assert "warning: run_dir: everybody can write to" in capsys.readouterr().err

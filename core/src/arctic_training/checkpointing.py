@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from arctic_training.trainer import Trainer
 
 STATE_FILE = "train_state.json"
+PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".ckpt"})
+"""Endings of files that an engine may unpickle, and look for by a pattern."""
 
 
 def due(trainer: Trainer, epoch_ended: bool) -> list[CheckpointEngine]:
@@ -171,6 +173,9 @@ def verify(path: Path) -> str | None:
                 return f"{name} has {file.stat().st_size} bytes, its manifest says {size}"
             if _sha256(file) != sha256:
                 return f"{name} is not what was written"
+        for file in path.rglob("*"):
+            if file.suffix in PICKLES and file.relative_to(path).as_posix() not in manifest["files"]:
+                return f"{file.relative_to(path)} is not in its manifest"
     except FileNotFoundError:
         return "it has no manifest"
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -45,13 +45,7 @@ _PAIR = re.compile(r"(?P<name>[\w\-]+)(?P<sign>['\"]?\s*[:=]\s*)(?P<value>'[^']*
 
 def redact(text: str) -> str:
     """A text without the secrets that this process knows, credentials in addresses, and what looks like a token."""
-    if "://" in text:
-        text = _URL_CREDENTIALS.sub(lambda match: f"{match['scheme'] or match['web']}{PLACEHOLDER}@", text)
-        text = _QUERY.sub(_without_value, text)
-    pattern = _pattern_of(frozenset(_remembered | _of_environment()))
-    if pattern is not None:
-        text = pattern.sub(PLACEHOLDER, text)
-    return _SHAPES.sub(PLACEHOLDER, _HEADER.sub(rf"\1{PLACEHOLDER}", text))
+    return _redact(text, _known())
 
 
 def redacted(value: Any, parent: Any = "") -> Any:
@@ -61,17 +55,7 @@ def redacted(value: Any, parent: Any = "") -> Any:
         value: plain values; what is no text, mapping or list stays as it is.
         parent: the name under which the value stands.
     """
-    if isinstance(value, Mapping):
-        secret = secret_names(value, parent)
-        return {
-            name: hidden(item, name) if name in secret else redacted(item, name)
-            for name, item in ((redact(name) if isinstance(name, str) else name, item) for name, item in value.items())
-        }
-    if isinstance(value, (list, tuple)):
-        return [redacted(item, parent) for item in value]
-    if isinstance(value, PurePath):
-        return redact(str(value))
-    return redact(value) if isinstance(value, str) else value
+    return _redacted(value, parent, _known())
 
 
 def hidden(value: Any, name: str) -> Any:
@@ -172,6 +156,33 @@ def redacting_streams(stdout: TextIO, stderr: TextIO) -> Iterator[None]:
     """Whatever this process prints through Python, by whichever library, is printed without secrets."""
     with redirect_stdout(RedactingStream(stdout)), redirect_stderr(RedactingStream(stderr)):
         yield
+
+
+def _known() -> re.Pattern[str] | None:
+    """What finds the secrets that this process knows at the moment."""
+    return _pattern_of(frozenset(_remembered | _of_environment()))
+
+
+def _redact(text: str, known: re.Pattern[str] | None) -> str:
+    if "://" in text:
+        text = _URL_CREDENTIALS.sub(lambda match: f"{match['scheme'] or match['web']}{PLACEHOLDER}@", text)
+        text = _QUERY.sub(_without_value, text)
+    if known is not None:
+        text = known.sub(PLACEHOLDER, text)
+    return _SHAPES.sub(PLACEHOLDER, _HEADER.sub(rf"\1{PLACEHOLDER}", text))
+
+
+def _redacted(value: Any, parent: Any, known: re.Pattern[str] | None) -> Any:
+    if isinstance(value, Mapping):
+        secret = secret_names(value, parent)
+        result = {}
+        for name, item in value.items():
+            shown = _redact(name, known) if isinstance(name, str) else name
+            result[shown] = hidden(item, name) if name in secret else _redacted(item, name, known)
+        return result
+    if isinstance(value, (list, tuple)):
+        return [_redacted(item, parent, known) for item in value]
+    return _redact(str(value), known) if isinstance(value, (str, PurePath)) else value
 
 
 def _of_environment() -> set[str]:

@@ -26,7 +26,7 @@ from arctic_training.state import Metrics, seed_everything
 from arctic_training.status import FILE as STATUS_FILE
 from arctic_training.status import StatusFile
 from arctic_training.steering import Steering
-from arctic_training.trust import closed_to_others
+from arctic_training.trust import closed_to_others, written_by_others
 
 if TYPE_CHECKING:
     import torch
@@ -401,6 +401,8 @@ class Run:
         if not self.only_prepares:
             place = f"{self.world.size} x {self.device.type}"
             self.say(f"engine: {self.engine_class.name} on {place}, since {self.engine_reason}")
+        if reason := written_by_others(self.run_dir):
+            self.warn(f"run_dir: {reason}, who may change what this run writes")
         for warning in self.config.warnings:
             self.warn(warning)
 

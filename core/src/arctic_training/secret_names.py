@@ -59,7 +59,7 @@ def is_secret_name(name: str) -> bool:
     those that open something, and in capitals, as environment variables are written, nearly all.
     """
     words = [word.lower() for word in _WORDS.findall(name)]
-    if not words:
+    if not words or "/" in name:  # a path, or a figure such as the loss/<name> of a source
         return False
     last, before = words[-1], set(words[:-1])
     if last in ALWAYS or last.endswith(ENDINGS):
@@ -89,10 +89,13 @@ def secret_names(names: Iterable[Any], parent: Any = "") -> set[str]:
 
 
 def is_readable(value: Any, name: str) -> bool:
-    """Whether a value may be shown although its name is that of a secret: nothing, a switch, a special token."""
+    """Whether a value may be shown although its name is that of a secret: nothing, a switch, a figure, a special
+    token."""
     if value is None or isinstance(value, bool) or value == "":
         return True
     last = _WORDS.findall(name)[-1:] or [""]
-    if isinstance(value, (int, float)):
+    if isinstance(value, float):
+        return True
+    if isinstance(value, int):
         return last[0].lower() not in NUMBERS_TOO
     return last[0].lower() == "token" and isinstance(value, str) and bool(_SPECIAL_TOKEN.fullmatch(value))
