@@ -20,6 +20,8 @@ import click
 from arctic_cli.options import Settings
 from arctic_cli.terminal import complain
 from arctic_training.errors import ArcticError, Interrupted, PluginError, RecipeError
+from arctic_training.redaction import redact, redacting_streams, shown_command
+from arctic_training.trust import closed_to_others
 
 INTERRUPTED = 130
 INTERNAL_ERROR = 1
@@ -29,14 +31,17 @@ MOST_LINES = 5
 def guarded(command: Callable[[], Any], settings: Settings) -> int:
     """Run a command; whatever it raises becomes words and an exit code.
 
+    Nothing that it prints holds a secret, and nothing that it writes can be changed by everybody.
+
     Returns:
         The exit code: 0 when the command ended well, the error's own, 2 for a wrong command line, 130 for an
         interruption, 1 for anything that we did not foresee.
     """
-    try:
-        result = command()
-    except BaseException as error:  # noqa: BLE001 - the door: whatever comes becomes words and an exit code
-        return explain(error, settings)
+    with redacting_streams(sys.stdout, sys.stderr), closed_to_others():
+        try:
+            result = command()
+        except BaseException as error:  # noqa: BLE001 - the door: whatever comes becomes words and an exit code
+            return explain(error, settings)
     return result if type(result) is int else 0
 
 
@@ -129,7 +134,7 @@ def write_log(error: BaseException) -> Path | str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as log:
-            log.write(f"$ {' '.join(sys.argv)}\n{''.join(traceback.format_exception(error))}")
+            log.write(f"$ {shown_command(sys.argv)}\n{redact(''.join(traceback.format_exception(error)))}")
     except OSError as failure:
         return f"not written ({failure}); --traceback shows it"
     return path

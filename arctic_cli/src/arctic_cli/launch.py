@@ -94,6 +94,8 @@ def worker_arguments(words: Words, settings: Settings, run_dir: Path) -> list[st
     options = [word for name in settings.block for word in ("-p", f"no:{name}")]
     if settings.code is False:
         options.append("--no-code")
+    if settings.trust:
+        options.append("--trust")
     if settings.traceback:
         options.append("--traceback")
     if settings.color is False:

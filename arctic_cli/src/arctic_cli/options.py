@@ -19,6 +19,7 @@ class Settings:
     Attributes:
         block: names of plugins that are not loaded.
         code: False refuses the recipe's Python file; None leaves it to ARCTIC_NO_CODE.
+        trust: whether code and pickles are loaded that somebody else could have put there.
         traceback: whether an error shows the whole trace.
         verbosity: above 0 for more words, below 0 for fewer.
         color: False for plain text; None leaves it to the terminal and NO_COLOR.
@@ -27,6 +28,7 @@ class Settings:
 
     block: list[str] = attrs.field(factory=list)
     code: bool | None = None
+    trust: bool = False
     traceback: bool = False
     verbosity: int = 0
     color: bool | None = None
@@ -75,6 +77,7 @@ def _common_options() -> list[click.Option]:
     return [
         option("-p", "plugin", multiple=True, metavar="no:NAME", callback=_block, help="Do not load the plugin NAME."),
         option("--no-code", is_flag=True, callback=_refuse_code, help="Refuse the recipe's own Python file."),
+        option("--trust", is_flag=True, callback=_trust, help="Load code and pickles that others could have written."),
         option("--traceback", is_flag=True, callback=_show_traceback, help="Show the whole trace of an error."),
         option("-q", "--quiet", count=True, callback=_quieter, help="Say less."),
         option("-v", "--verbose", count=True, callback=_louder, help="Say more."),
@@ -92,6 +95,10 @@ def _block(context: click.Context, parameter: click.Parameter, values: tuple[str
 def _refuse_code(context: click.Context, parameter: click.Parameter, given: bool) -> None:
     if given:
         context.obj.code = False
+
+
+def _trust(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+    context.obj.trust |= given
 
 
 def _show_traceback(context: click.Context, parameter: click.Parameter, given: bool) -> None:

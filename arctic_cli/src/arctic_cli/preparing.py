@@ -40,7 +40,9 @@ def preparing(
     run = None
     try:
         words = [*overrides, f"run_dir={directory}", "logger.output_dir=null"]
-        config = configure(recipe, words, block=settings.block, code=settings.code, refuse_broken=True)
+        config = configure(
+            recipe, words, block=settings.block, code=settings.code, trust=settings.trust, refuse_broken=True
+        )
         check(config)
         run = Run(config)
         with run.only_preparing(rows=rows):

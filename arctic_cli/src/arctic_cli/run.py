@@ -89,7 +89,14 @@ def configure(words: Words, settings: Settings) -> TrainerConfig:
     from arctic_training.api import configure
 
     overrides = [*_overrides_of_verbosity(settings.verbosity), *words.overrides]
-    return configure(words.recipe, overrides, block=settings.block, code=settings.code, refuse_broken=True)
+    return configure(
+        words.recipe,
+        overrides,
+        block=settings.block,
+        code=settings.code,
+        trust=settings.trust,
+        refuse_broken=True,
+    )
 
 
 def train_here(config: Any) -> int:

@@ -54,7 +54,7 @@ def validate(context: click.Context, recipe: str, overrides: tuple[str, ...], as
 def _configure(settings: Settings, recipe: str, overrides: tuple[str, ...]) -> TrainerConfig:
     from arctic_training.api import configure
 
-    return configure(recipe, overrides, block=settings.block, code=settings.code)
+    return configure(recipe, overrides, block=settings.block, code=settings.code, trust=settings.trust)
 
 
 def _print_summary(config: TrainerConfig) -> None:
@@ -128,8 +128,9 @@ def _problems(error: ArcticError) -> list[dict[str, Any]]:
 
 def _plain(config: TrainerConfig) -> dict[str, Any]:
     from arctic_training.dump import plain
+    from arctic_training.redaction import redacted
 
-    return {**plain(config), **{name: plain(section) for name, section in config.sections.items()}}
+    return redacted({**plain(config), **{name: plain(section) for name, section in config.sections.items()}})
 
 
 def _print_json(value: Any) -> None:

@@ -7,8 +7,9 @@ import os
 import sys
 
 if __name__ == "__main__":
-    # Python puts the folder of this file first, where our modules would be found as `run`, `plugins` and the like.
-    del sys.path[0]
+    # Python puts the folder of this file first, where our modules would be found as `run`, `plugins` and the like;
+    # PYTHONSAFEPATH keeps it from doing so.
+    sys.path[:1] = [folder for folder in sys.path[:1] if folder != os.path.dirname(os.path.abspath(__file__))]
 
 import click
 

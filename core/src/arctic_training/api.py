@@ -20,6 +20,7 @@ def get_config(
     *,
     block: Iterable[str] = (),
     code: bool | None = None,
+    trust: bool = False,
 ) -> TrainerConfig:
     """Read a recipe and resolve it against the installed plugins.
 
@@ -30,6 +31,7 @@ def get_config(
         overrides: ``key=value`` texts.
         block: plugins that are not loaded.
         code: False refuses the recipe's Python file; by default the environment's ARCTIC_NO_CODE decides.
+        trust: True runs code and reads pickles that somebody else could have put there.
 
     Raises:
         RecipeError: the recipe is wrong; holds every problem.
@@ -42,7 +44,7 @@ def get_config(
         module = caller.f_globals.get("__name__", "")
         if not module.startswith(("arctic_training.", "arctic_cli.")):
             classes = declared_classes({**caller.f_globals, **caller.f_locals}, module)
-    return configure(recipe, overrides, block=block, code=code, classes=classes)
+    return configure(recipe, overrides, block=block, code=code, trust=trust, classes=classes)
 
 
 def configure(
@@ -51,6 +53,7 @@ def configure(
     *,
     block: Iterable[str] = (),
     code: bool | None = None,
+    trust: bool = False,
     classes: Sequence[type[Component]] = (),
     refuse_broken: bool = False,
 ) -> TrainerConfig:
@@ -69,7 +72,7 @@ def configure(
     if classes:
         manager.register_classes(classes, "script")
     try:
-        return resolve(loaded, manager, code=code_allowed() if code is None else code)
+        return resolve(loaded, manager, code=code_allowed() if code is None else code, trust=trust)
     except RecipeError as error:
         if refuse_broken:
             manager.refuse_broken()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from arctic_training.config import Config, keys_of
 from arctic_training.prepared import FORMAT
+from arctic_training.redaction import without_secrets
 from arctic_training.source_code import file_hash, source_hash
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def key_parts(run: Run, split: str, sources: Sequence[SourceConfig]) -> dict[str
     code, hooks = source_hash(type(factory)), _hook_code(run)
     if code is None or hooks is None or any(part is None for part in loaded):
         return None
-    return {
+    parts = {
         "format": FORMAT,
         "use": "training" if split == "train" else "evaluation",
         "sources": loaded,
@@ -44,6 +45,7 @@ def key_parts(run: Run, split: str, sources: Sequence[SourceConfig]) -> dict[str
         "factory": {"name": type(factory).__qualname__, "code": code, "plugin": _provider(run, factory.config)},
         "hooks": hooks,
     }
+    return without_secrets(parts)  # they open a door and decide nothing behind it
 
 
 def fingerprints(run: Run, sources: Sequence[SourceConfig]) -> list[dict[str, Any] | None]:

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from arctic_training import __version__
 from arctic_training.distributed import from_first_rank, gather_objects
 from arctic_training.errors import ArcticError, CheckpointError
+from arctic_training.redaction import redacted
 from arctic_training.reporting import human_bytes
 from arctic_training.retention import MANIFEST, NAME, metric_of, numbered, remove, steps_to_keep
 from arctic_training.state import TrainState, random_state, restore_random_state, seed_everything
+from arctic_training.trust import TRUST, written_by_others
 
 if TYPE_CHECKING:
     from arctic_training.checkpoint import CheckpointEngine
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from arctic_training.trainer import Trainer
 
 STATE_FILE = "train_state.json"
+PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".ckpt"})
+"""Endings of files that an engine may unpickle, and look for by a pattern."""
 
 
 def due(trainer: Trainer, epoch_ended: bool) -> list[CheckpointEngine]:
@@ -124,6 +128,7 @@ def resume(run: Run) -> Path | None:
         return None
     number, path = found
     engine = candidates[number]
+    _refuse_foreign(run, path)
     stored = json.loads((path / STATE_FILE).read_text())
     _refuse_other_batch(run, engine, path, stored)
     layout = run.trainer.engine.layout()
@@ -170,6 +175,9 @@ def verify(path: Path) -> str | None:
                 return f"{name} has {file.stat().st_size} bytes, its manifest says {size}"
             if _sha256(file) != sha256:
                 return f"{name} is not what was written"
+        for file in path.rglob("*"):
+            if file.suffix in PICKLES and file.relative_to(path).as_posix() not in manifest["files"]:
+                return f"{file.relative_to(path)} is not in its manifest"
     except FileNotFoundError:
         return "it has no manifest"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -229,7 +237,7 @@ def _write_state(run: Run, directory: Path) -> None:
 
     torch.save(random_state(), directory / f"random-{run.world.rank}.pt")
     answers = run.plugins.collect("arctic_checkpoint_state", trainer=run.trainer)
-    plugins = {info.name: answer for info, answer in answers if answer is not None}
+    plugins = {info.name: redacted(answer) for info, answer in answers if answer is not None}
     if run.world.is_first:
         stored = {
             "state": run.trainer.state.as_dict(),
@@ -289,6 +297,18 @@ def _newest_of(run: Run, engines: list[CheckpointEngine]) -> tuple[int, Path] | 
     return (best[1], best[2]) if best else None
 
 
+def _refuse_foreign(run: Run, path: Path) -> None:
+    """Files of a checkpoint are unpickled, and a manifest that anybody could write vouches for nothing."""
+    reasons = [written_by_others(place) for place in (path, path / MANIFEST)]
+    reason = next(filter(None, reasons), None)
+    if reason and not run.config.trusted:
+        raise CheckpointError(
+            f"{reason}, so its manifest vouches for nothing",
+            where=str(path),
+            remedy=f"take the right to write away from others (chmod -R o-w), {TRUST}",
+        )
+
+
 def _refuse_other_batch(run: Run, engine: CheckpointEngine, path: Path, stored: dict[str, Any]) -> None:
     """A step of other rows is another training; whoever means it says so."""
     here, there = run.trainer.train_dataloader.global_batch_size, stored["global_batch_size"]
@@ -308,8 +328,8 @@ def _load_from_elsewhere(run: Run, path: Path, stored: dict[str, Any], layout: d
     kind = json.loads((path / MANIFEST).read_text())["type"]
     there = {"ranks": stored["world_size"], **stored.get("layout", {})}
     here = {"ranks": run.world.size, **layout}
-    changed = [f"{name.replace('_', ' ')} {there.get(name)} -> {value}" for name, value in here.items()
-               if there.get(name) != value]  # fmt: skip
+    names = [name for name in here if there.get(name) != here[name] and name != "num_ranks"]
+    changed = [f"{name.replace('_', ' ')} {there.get(name)} -> {here[name]}" for name in names]
     run.say(f"checkpoint: taken over from another layout: {', '.join(changed)}")
     written_by: Any = run.plugins.registry.get("checkpoint", kind, needed_by=f"the checkpoint {path}")
     run.trainer.engine.continue_from(written_by.read_state(path))

@@ -20,6 +20,7 @@ import attrs
 
 from arctic_training.component import declared_classes
 from arctic_training.errors import PluginError, RecipeError, UsageError
+from arctic_training.trust import TRUST, written_by_others
 
 if TYPE_CHECKING:
     from arctic_training.plugins import PluginManager
@@ -50,7 +51,7 @@ def find_code(recipe: Recipe) -> Code | None:
     """The recipe's Python file, or None when it has none.
 
     Raises:
-        RecipeError: `code:` names a file that is not there, or one that somebody else could have put there.
+        RecipeError: `code:` names a file that is not there.
     """
     given = recipe.data.get("code")
     if given is not None and not isinstance(given, str):
@@ -62,20 +63,23 @@ def find_code(recipe: Recipe) -> Code | None:
         raise RecipeError(
             recipe.problem(("code",), f"there is no file {path}", remedy="give a path relative to the recipe")
         )
-    if path.is_symlink() and _is_shared(path.parent):
-        raise RecipeError(
-            recipe.problem(("code",), f"{path} is a link in a folder that others can write to", remedy="copy the file")
-        )
     return Code(path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def load_code(recipe: Recipe, plugins: PluginManager, *, allowed: bool = True) -> Code | None:
+def load_code(recipe: Recipe, plugins: PluginManager, *, allowed: bool = True, trust: bool = False) -> Code | None:
     """Import the recipe's Python file and register what it declares: component classes and hook implementations.
+
+    Args:
+        recipe: the recipe.
+        plugins: where it is registered.
+        allowed: whether code may run.
+        trust: whether also a file may that somebody else could have put there.
 
     Returns:
         The file that was loaded, or None when there is none or it is the default file and code is refused.
 
     Raises:
+        RecipeError: `code:` names a file that is not there, or the file is one that somebody else could have put there.
         UsageError: the recipe names code and code is refused.
         PluginError: the file cannot be imported.
     """
@@ -89,6 +93,8 @@ def load_code(recipe: Recipe, plugins: PluginManager, *, allowed: bool = True) -
                 remedy="leave out --no-code (and ARCTIC_NO_CODE) if you trust the file",
             )
         return None
+    if not trust and (reason := _foreign(code.path)):
+        raise RecipeError(recipe.problem(("code",), reason, remedy=f"copy it into a folder of your own, {TRUST}"))
     module = _import(code)
     plugins.register_classes(declared_classes(vars(module), code.module), code.path.name)
     if any(name.startswith("arctic_") and callable(value) for name, value in vars(module).items()):
@@ -128,6 +134,13 @@ def _line_of(error: BaseException, path: Path) -> int:
             line = trace.tb_lineno
         trace = trace.tb_next
     return line
+
+
+def _foreign(path: Path) -> str | None:
+    """Why somebody else could have put a file there; None where nobody could but whom the folder is shared with."""
+    if path.is_symlink() and _is_shared(path.parent):
+        return f"{path} is a link in a folder that others can write to"
+    return written_by_others(path)
 
 
 def _is_shared(folder: Path) -> bool:

@@ -21,6 +21,7 @@ from arctic_training.data import EVAL
 from arctic_training.errors import DataError
 from arctic_training.preparation import Preparation
 from arctic_training.prepared import INDEX_FILE, PreparedRows, is_whole, write_rows
+from arctic_training.redaction import redacted, without_secrets
 
 if TYPE_CHECKING:
     from arctic_training.run import Run
@@ -162,7 +163,7 @@ def _prepare(
             run=run,
         )
         with _storing(directory, label):
-            write_rows(_each(rows), incomplete, preparation.facts())
+            write_rows(_each(rows), incomplete, redacted(preparation.facts()))
             for left in incomplete.glob("source-*"):  # rows on their way here
                 shutil.rmtree(left)
         if parts is not None:
@@ -182,7 +183,7 @@ def _refuse_changed_sources(run: Run, preparation: Preparation, parts: dict[str,
     names = run.config.data.source_names(preparation.split, label)
     found = fingerprints(run, preparation.sources)
     for name, before, now in zip(names, parts["sources"], found, strict=True):
-        if now is None or any(before[part] != value for part, value in now.items()):
+        if now is None or any(before[part] != value for part, value in without_secrets(now).items()):
             raise DataError(
                 "this source changed while its rows were prepared",
                 where=name,
@@ -195,7 +196,7 @@ def _note_key(run: Run, directory: Path, parts: dict[str, Any] | None, label: st
     recipe = run.config.recipe.path
     note = {"split": label, "recipe": str(recipe) if recipe else None, "created": time.time(), "parts": parts}
     with open(directory / KEY_FILE, "w") as file:
-        json.dump(note, file, indent=1, default=str)
+        json.dump(redacted(note), file, indent=1, default=str)
         file.flush()
         os.fsync(file.fileno())
     _sync(directory)

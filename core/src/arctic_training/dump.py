@@ -1,6 +1,7 @@
 """The resolved recipe as YAML: every key with its value and, as a comment, where the value comes from.
 
-Loading the text gives the same configuration, also with a later release whose defaults differ.
+Loading the text gives the same configuration, also with a later release whose defaults differ. Secrets are left out,
+and have to be given again: what stands in their place is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 from arctic_training.config import Config, keys_of
 from arctic_training.recipe import Recipe
+from arctic_training.redaction import hidden, redact
+from arctic_training.secret_names import secret_names
 
 _WIDTH = 100
 
@@ -56,13 +59,19 @@ def _section(config: Config, path: tuple) -> list[Item]:
 
 def _mapping(items: list[Item], recipe: Recipe, depth: int) -> Iterator[str]:
     indent = "  " * depth
-    for name, path, value in items:
+    for name, path, value in _without_secrets(items):
         children = _children(value, path, recipe)
         if children is None:
             yield f"{indent}{_scalar(name)}: {_flow(value)}  # {_origin(recipe, path)}"
         else:
             yield f"{indent}{_scalar(name)}:"
             yield from children(depth + 1)
+
+
+def _without_secrets(items: list[Item]) -> list[Item]:
+    parent = items[0][1][-2] if items and len(items[0][1]) > 1 else ""
+    secret = secret_names((name for name, _, _ in items), parent)
+    return [(name, path, hidden(plain(value), name) if name in secret else value) for name, path, value in items]
 
 
 def _children(value: Any, path: tuple, recipe: Recipe) -> Any:
@@ -120,7 +129,7 @@ def _scalar(value: Any) -> str:
         return str(value)
     if isinstance(value, float):
         return _float(value)
-    text = str(value)
+    text = redact(str(value))
     return text if _is_plain(text) else _quoted(text)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from arctic_training.errors import Problem, RecipeError
+from arctic_training.redaction import redacted_override
 from arctic_training.yaml_nodes import Location, Node, node_of, read_yaml
 
 SHORTHAND = "="
@@ -27,7 +28,7 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> None:
     """
     problems: list[Problem] = []
     for override in overrides:
-        at = Location(f"override '{override}'")
+        at = Location(f"override '{redacted_override(override)}'")
         try:
             _apply(root, override, at)
         except _CannotApply as error:

@@ -6,12 +6,13 @@ Reading is pure: it opens the recipe and what it extends, and nothing else. What
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from arctic_training.errors import Problem, RecipeError
 from arctic_training.overrides import OVERRIDE_LAYER, apply_overrides
+from arctic_training.redaction import remember_secrets
 from arctic_training.yaml_nodes import Location, Node, merge, node_of, read_text, read_yaml
 
 
@@ -33,6 +34,10 @@ class Recipe:
     def node(self, path: tuple) -> Node | None:
         """The node that the recipe gives at ``path``, or None."""
         return self._nodes.get(path)
+
+    def walk(self) -> Iterator[tuple[tuple, Node]]:
+        """Every node that the recipe gives, with its path."""
+        return iter(self._nodes.items())
 
     def position(self, path: tuple, of: Literal["key", "value"] = "value") -> tuple[str, int, int]:
         """``(file, line, column)`` of a value, or of its key; of the nearest section around what is not given."""
@@ -70,8 +75,11 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     else:
         path = Path(source)
         root = _load_file(path, layer=_TOP_LAYER, seen=())
+    remember_secrets(root.plain())  # before an override hides one, or anything in the recipe is refused
     apply_overrides(root, overrides)
-    return Recipe(root, path)
+    recipe = Recipe(root, path)
+    remember_secrets(recipe.data)
+    return recipe
 
 
 def dotted(path: tuple) -> str:

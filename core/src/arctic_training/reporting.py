@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from arctic_training.hookspecs import hookimpl
+from arctic_training.redaction import redact
 
 if TYPE_CHECKING:
     from arctic_training.run import Run
@@ -83,7 +84,7 @@ class Progress:
         """Print a line that stays."""
         clear = f"\r{' ' * self.width}\r" if self.width else ""
         self.width = 0
-        print(f"{clear}{text}", file=self.stream, flush=True)
+        print(f"{clear}{redact(text)}", file=self.stream, flush=True)
 
     def of(self, what: str) -> Callable[[int, int], None]:
         """A function that shows how much of ``what`` is done: in place on a terminal, else a line every ten seconds."""
@@ -107,6 +108,7 @@ class Progress:
 
     def show(self, text: str) -> None:
         """Show a line until the next one comes, on a terminal."""
+        text = redact(text)
         self.stream.write(f"\r{text.ljust(self.width)}")
         self.stream.flush()
         self.width = len(text)

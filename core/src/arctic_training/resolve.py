@@ -13,7 +13,8 @@ from arctic_training._exports import KNOWN_COMPONENTS, KNOWN_KEYS, KNOWN_SECTION
 from arctic_training.config import ComponentConfig, Config, FreeConfig, Place, annotate, keys_of
 from arctic_training.errors import PluginError
 from arctic_training.human_numbers import convert_leaves
-from arctic_training.recipe import Recipe
+from arctic_training.recipe import Recipe, dotted
+from arctic_training.redaction import PLACEHOLDER
 from arctic_training.registry import UnknownComponent
 from arctic_training.structuring import INVALID, Choice, Structurer
 from arctic_training.wording import found, nearest
@@ -39,17 +40,18 @@ AUTOMATIC_KINDS = ("engine", "checkpoint")
 """Kinds for which ``type: auto`` leaves the choice to the run."""
 
 
-def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> TrainerConfig:
+def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True, trust: bool = False) -> TrainerConfig:
     """Structure a recipe into the configuration of its trainer.
 
     The result remembers, besides its keys: ``recipe``, ``plugin_manager``, ``trainer_class``, ``warnings`` (lines for
-    the user), ``sections`` (what plugins contributed) and ``loaded_code`` (the recipe's Python file). Each section
-    with a ``type`` remembers its ``component``.
+    the user), ``sections`` (what plugins contributed), ``loaded_code`` (the recipe's Python file) and ``trusted``. Each
+    section with a ``type`` remembers its ``component``.
 
     Args:
         recipe: what ``load_recipe`` read.
         plugins: the manager of this run, which has done what the recipe's ``plugins`` section says.
         code: whether the Python file of the recipe may be loaded.
+        trust: whether what somebody else could have put there may be run and unpickled.
 
     Raises:
         RecipeError: with every problem, each with its place, what was expected and the nearest key.
@@ -58,7 +60,7 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
     """
     from arctic_training.code import load_code
 
-    loaded_code = load_code(recipe, plugins, allowed=code)
+    loaded_code = load_code(recipe, plugins, allowed=code, trust=trust)
     sections = _RecipeSections(recipe, plugins)
     structurer = Structurer(recipe, sections)
     trainer = _choose_trainer(recipe, sections, structurer, _left_out(recipe, plugins, code))
@@ -69,6 +71,7 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
     classes = _section_classes(plugins, trainer.config_class())
     contributed, data = _contributed(recipe, classes, trainer.config_class(), structurer)
     config = structurer.keys(data, trainer.config_class(), also=classes)
+    _refuse_placeholders(recipe, structurer)
     structurer.finish()
     if "type" not in config.given:
         config.type = own_name(trainer)
@@ -87,8 +90,20 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True) -> Tra
         warnings=structurer.warnings,
         sections=contributed,
         loaded_code=loaded_code,
+        trusted=trust,
     )
     return config
+
+
+def _refuse_placeholders(recipe: Recipe, structurer: Structurer) -> None:
+    """A recorded recipe has no secrets; whoever runs it again has to give them again."""
+    for path, node in recipe.walk():
+        if isinstance(node.content, str) and PLACEHOLDER in node.content:
+            structurer.refuse(
+                "the secret was left out when this recipe was recorded",
+                path=path,
+                remedy=f"give it again, as in {dotted(path)}=...",
+            )
 
 
 def own_name(component: Any) -> str:

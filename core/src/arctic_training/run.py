@@ -19,12 +19,14 @@ from arctic_training.data_cache import prepared_rows
 from arctic_training.data_report import figures
 from arctic_training.distributed import World
 from arctic_training.errors import Interrupted, PluginError, UsageError, explained
+from arctic_training.redaction import redacted
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
 from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
 from arctic_training.state import Metrics, seed_everything
 from arctic_training.status import FILE as STATUS_FILE
 from arctic_training.status import StatusFile
 from arctic_training.steering import Steering
+from arctic_training.trust import closed_to_others, written_by_others
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +52,7 @@ class Run:
 
     Attributes: ``config``, ``plugins``, ``hook``, ``world``, ``device``, ``run_dir``, ``trainer``, ``rows`` (prepared
     rows by split), ``eval_rows`` (by set), ``engine_class`` and ``engine_reason``, ``log`` (this rank's logger),
-    ``log_path``.
+    ``log_path``, ``remote_code`` (what components note of Python code that came with a model, for the run's record).
     """
 
     device: torch.device
@@ -69,8 +71,9 @@ class Run:
         self.code = config.loaded_code
         self.fingerprint = self.plugins.fingerprint()
         self.world = World.from_environment()
-        self.run_dir = choose_run_dir(config)
-        self.log, self.log_path = start_logging(self, config.logger)
+        with closed_to_others():
+            self.run_dir = choose_run_dir(config)
+            self.log, self.log_path = start_logging(self, config.logger)
         self.rows: dict[str, PreparedRows] = {}
         self.eval_rows: dict[str, PreparedRows] = {}
         self.saved: dict[CheckpointEngine, Path] = {}
@@ -85,12 +88,14 @@ class Run:
         self.status: StatusFile | None = None
         self._progress: Progress | None = None
         self.data_facts: dict[str, dict[str, Any]] = {}
+        self.remote_code: dict[str, Any] = {}
         self._own_plugins: list[Any] = []
         self._joined = False
         self.is_over = False
         self.only_prepares = False
         self.unique_name = uuid.uuid4().hex
 
+    @closed_to_others()
     def execute(self) -> None:
         """Run from beginning to end, and tidy up however it ends."""
         self.steering.install()
@@ -229,6 +234,8 @@ class Run:
             "arctic_build_model", torch.nn.Module, model_config=self.model_config, config=config.model, run=self
         )
         trainer.model = trainer.model_unwrapped = model
+        if self.remote_code and self.world.is_first:
+            write_record(self)
         trainer.loss_function = ask("arctic_build_loss", callable, config=config.loss, run=self)
         optimizer = ask("arctic_build_optimizer", torch.optim.Optimizer, model=model, config=config.optimizer, run=self)
         trainer.optimizer = optimizer
@@ -318,6 +325,7 @@ class Run:
     def log_metrics(self, metrics: Metrics, step: int) -> None:
         """Hand one record to all loggers, on rank 0."""
         if self.world.is_first:
+            metrics = redacted(metrics)
             self.hook.arctic_log_metrics(metrics=metrics, step=step, run=self)
 
     def event(self, event: str, *, step: int, **details: Any) -> None:
@@ -393,6 +401,8 @@ class Run:
         if not self.only_prepares:
             place = f"{self.world.size} x {self.device.type}"
             self.say(f"engine: {self.engine_class.name} on {place}, since {self.engine_reason}")
+        if reason := written_by_others(self.run_dir):
+            self.warn(f"run_dir: {reason}, who may change what this run writes")
         for warning in self.config.warnings:
             self.warn(warning)
 

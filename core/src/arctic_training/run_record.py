@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from arctic_training import __version__
 from arctic_training.errors import ArcticError, UsageError
+from arctic_training.redaction import RedactingFormatter, redact, redacted, redacted_words
 
 if TYPE_CHECKING:
     from arctic_training.run import Run
@@ -27,7 +28,7 @@ RECORDED_ENVIRONMENT = (
     "ARCTIC_HOME", "ARCTIC_PLUGINS", "ARCTIC_DISABLE_PLUGIN_AUTOLOAD", "ARCTIC_NO_CODE", "CUDA_VISIBLE_DEVICES",
     "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
-"""Names, not all that there is: an environment holds secrets."""
+"""Names, not all that there is."""
 
 
 def choose_run_dir(config: TrainerConfig) -> Path:
@@ -90,7 +91,7 @@ def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]
     log.setLevel(logging.DEBUG)
     log.propagate = False
     stop_logging(log)
-    form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    form = RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handlers: list[logging.Handler] = []
     if config.file_output_ranks == "*" or rank in config.file_output_ranks:
         try:
@@ -107,7 +108,7 @@ def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]
     if config.print_output_ranks == "*" or rank in config.print_output_ranks:
         handlers.append(logging.StreamHandler(sys.stderr))
         handlers[-1].setLevel(config.level)
-        handlers[-1].setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        handlers[-1].setFormatter(RedactingFormatter("%(levelname)s %(message)s"))
         handlers[-1].addFilter(lambda record: not getattr(record, "said", False))
     for handler in handlers:
         log.addHandler(handler)
@@ -134,6 +135,8 @@ def write_record(run: Run) -> None:
         "versions": {name: version for name in RECORDED_VERSIONS if (version := _version(name))},
         "plugins": run.fingerprint,
         "code": {"path": str(run.code.path), "sha256": run.code.sha256} if run.code else None,
+        "remote_code": run.remote_code,
+        "trusted": run.config.trusted,
         "tokenizer": run.tokenizer_sha256,
         "data": run.data_facts,
         "environment": {name: os.environ[name] for name in RECORDED_ENVIRONMENT if name in os.environ},
@@ -141,9 +144,9 @@ def write_record(run: Run) -> None:
         "world_size": run.world.size,
         "device": str(run.device),
         "engine": {"type": run.engine_class.name, "reason": run.engine_reason},
-        "command": sys.argv,
+        "command": redacted_words(sys.argv),
     }
-    (run.run_dir / "run.json").write_text(json.dumps(record, indent=1))
+    (run.run_dir / "run.json").write_text(json.dumps(redacted(record), indent=1))
 
 
 def write_fault(run: Run, error: BaseException) -> None:
@@ -151,7 +154,7 @@ def write_fault(run: Run, error: BaseException) -> None:
     fault = {
         "rank": run.world.rank,
         "time": time.time(),
-        "message": str(error) if isinstance(error, ArcticError) else f"{type(error).__name__}: {error}",
+        "message": redact(str(error) if isinstance(error, ArcticError) else f"{type(error).__name__}: {error}"),
         "exit_code": error.exit_code if isinstance(error, ArcticError) else 1,
         "log": str(run.log_path),
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from arctic_training.errors import Interrupted, TrainingStopped
 from arctic_training.hookspecs import hookimpl
 from arctic_training.orphans import Process
+from arctic_training.redaction import redacted
 
 if TYPE_CHECKING:
     from arctic_training.run import Run
@@ -97,7 +98,8 @@ class StatusFile:
         self.written = time.monotonic()
         new = self.path.with_name(f".{FILE}.new")
         try:
-            new.write_text(json.dumps({**self.status, "updated": time.time()}, default=str), encoding="utf-8")
+            status = redacted({**self.status, "updated": time.time()})
+            new.write_text(json.dumps(status, default=str), encoding="utf-8")
             os.replace(new, self.path)
         except OSError:
             return

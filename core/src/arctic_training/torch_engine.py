@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from arctic_training import portable
@@ -109,7 +110,7 @@ class TorchEngine(Engine):
             self.optimizer.load_state_dict(state["optimizer"])
             for master, saved in zip(self.master_of.values(), state["master_weights"], strict=True):
                 master.data.copy_(saved)
-        except (RuntimeError, ValueError, KeyError, OSError) as error:
+        except (RuntimeError, ValueError, KeyError, OSError, UnpicklingError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit this model and optimizer: {error}",
                 where=str(path),

@@ -59,6 +59,7 @@ class TrainerConfig(ComponentConfig):
     sections: ClassVar[dict[str, Any]] = {}
     warnings: ClassVar[list[str]] = []
     loaded_code: ClassVar[Code | None] = None
+    trusted: ClassVar[bool] = False
 
     type: str = key("sft", doc="Name of the trainer.")
     code: str | None = key(None, doc="Python file with components of your own; train.py beside the recipe by default.")

@@ -94,8 +94,8 @@ def run():
 
     said = []
     trainer = SimpleNamespace(tokenizer=None, training_horizon=100)
-    config = SimpleNamespace(seed=42, recipe=None)
-    return FakeRun(config=config, world=World(), device=torch.device("cpu"), trainer=trainer, said=said)
+    config = SimpleNamespace(seed=42, recipe=None, trusted=False)
+    return FakeRun(config=config, world=World(), device=torch.device("cpu"), trainer=trainer, said=said, remote_code={})
 
 
 @pytest.fixture

@@ -37,7 +37,8 @@ class DeepSpeedLauncher(Launcher):
     def launch(self, worker: str, worker_arguments: Sequence[str], launcher_arguments: Sequence[str]) -> int:
         check_arguments(launcher_arguments)
         command = [*launcher_command(launcher_arguments), worker, *worker_arguments]
-        environment = {**os.environ, LAUNCHER: launcher_mark(), **_accelerator()}
+        # `python -m` would look for modules in the working directory first, whatever lies there.
+        environment = {**os.environ, "PYTHONSAFEPATH": "1", LAUNCHER: launcher_mark(), **_accelerator()}
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         group = process.pid
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arctic_huggingface.hub import found
+from arctic_huggingface.hub import found, no_pickles
 from arctic_training.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -160,8 +160,13 @@ def _load(folder: Path) -> tuple[Any, Any]:
     def refused(message: str, remedy: str) -> CheckpointError:
         return CheckpointError(message, remedy=remedy)
 
+    trusted = getattr(click.get_current_context().obj, "trust", False)
     with found(f"model {str(folder)!r}", refused, "give the folder of a whole model"):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
+        with no_pickles(str(folder), folder, refused):
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="auto", use_safetensors=None if trusted else True
+            )
+        model = model.to(device).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
     return model, tokenizer
 

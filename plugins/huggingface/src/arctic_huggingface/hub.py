@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +110,63 @@ def found(what: str, refused: Refusal, remedy: str = "the log has the whole of i
         if isinstance(error, (*known, SafetensorError, StrictDataclassError)):
             raise explained(_first_line(error), remedy) from error
         raise
+
+
+@contextmanager
+def no_pickles(name: str, location: str | Path, refused: Refusal) -> Iterator[None]:
+    """Tell of weights that are there and are not read, since they are pickles, where only safetensors are asked for.
+
+    Args:
+        name: the model, as the user has it.
+        location: the folder, or the name on the hub.
+        refused: makes the error.
+    """
+    try:
+        yield
+    except OSError as error:
+        folder = Path(location)
+        there = any(folder.glob("*.bin")) if folder.is_dir() else "use_safetensors" in str(error)
+        if not there or "safetensors" not in str(error):
+            raise
+        raise weights_are_pickles(name, refused) from error
+
+
+def weights_are_pickles(name: str, refused: Refusal) -> ArcticError:
+    """The error for a model whose weights would have to be unpickled."""
+    return refused(
+        f"model {name!r}: its weights are pickles (*.bin), which can run what is in them",
+        "use a model with safetensors, or say --trust if you know who wrote them",
+    )
+
+
+def note_remote_code(
+    run: Any, part: str, cls: type, name: str, revision: str | None, commit: str | None = None
+) -> None:
+    """Note for the run's record which code that came with a model is run, if any is.
+
+    Args:
+        run: the run.
+        part: ``model`` or ``tokenizer``.
+        cls: the class of what was built.
+        name: where it comes from, as the recipe has it.
+        revision: what the recipe asks for.
+        commit: what that came to, where the library knows it.
+    """
+    package, _, rest = cls.__module__.partition(".")
+    if package != "transformers_modules":
+        return
+    from arctic_training.source_code import source_hash
+
+    in_module = next((word for word in rest.split(".") if re.fullmatch(r"_?[0-9a-f]{40}", word)), "").lstrip("_")
+    run.remote_code[part] = {
+        "name_or_path": name,
+        "revision": revision,
+        "commit": commit or in_module or None,
+        "class": cls.__qualname__,
+        "sha256": source_hash(cls),
+    }
+    pinned = f"at {commit or in_module}" if commit or in_module else "of a folder"
+    run.say(f"{part}: runs code that comes with {name}, {pinned} (trust_remote_code)")
 
 
 @contextmanager

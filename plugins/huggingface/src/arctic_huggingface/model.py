@@ -5,7 +5,15 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from arctic_huggingface.hub import found, local_path, progress_bars, refusal
+from arctic_huggingface.hub import (
+    found,
+    local_path,
+    no_pickles,
+    note_remote_code,
+    progress_bars,
+    refusal,
+    weights_are_pickles,
+)
 from arctic_huggingface.overrides import overridden, unknown_overrides
 from arctic_training.config import key
 from arctic_training.model import ModelConfig, ModelFactory
@@ -68,6 +76,8 @@ class HFModelFactory(ModelFactory):
             RecipeError: there are no weights, or they do not fill the model.
         """
         model = self._random(config) if self.config.init == "random" else self._pretrained(config)
+        commit = getattr(config, "_commit_hash", None)
+        note_remote_code(self.run, "model", type(model), self.config.name_or_path, self.config.revision, commit)
         # Without this a loss that calls the model by itself would let the documents of a pack see each other.
         model.config_as_loaded = {"use_cache": getattr(model.config, "use_cache", None)}
         model.config.use_cache = False
@@ -88,8 +98,12 @@ class HFModelFactory(ModelFactory):
     def _pretrained(self, config: PretrainedConfig) -> PreTrainedModel:
         from transformers import AutoModelForCausalLM
 
+        trusted = self.run.config.trusted
+        if str(getattr(config, "transformers_weights", None) or "").endswith(".bin") and not trusted:
+            raise weights_are_pickles(self.config.name_or_path, refusal(self.run, WHERE))
         with (
             self._found(remedy=NO_WEIGHTS),
+            no_pickles(self.config.name_or_path, self._location(), refusal(self.run, WHERE)),
             self._explaining_attention(),
             progress_bars(self.run),
         ):
@@ -99,6 +113,7 @@ class HFModelFactory(ModelFactory):
                 dtype=self.config.torch_dtype,
                 attn_implementation=self.config.attn_implementation,
                 output_loading_info=True,
+                use_safetensors=None if trusted else True,
                 **self._source(),
             )
         missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))

@@ -20,6 +20,7 @@ import attrs
 
 from arctic_training.data_cache import cache_home
 from arctic_training.errors import ArcticError, DataError, explained
+from arctic_training.redaction import without_credentials
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 DRIVERS = {
@@ -194,7 +195,9 @@ def content_hash(files: Sequence[DataFile]) -> str | None:
     for file in files:
         if file.system is not None and file.version is None:
             return None
-        version = f"{file.name} {file.version}" if file.system is not None else _hash(Path(file.path))
+        version = (
+            f"{without_credentials(file.name)} {file.version}" if file.system is not None else _hash(Path(file.path))
+        )
         total.update(
             f"{''.join(Path(file.path).suffixes[-2:]) if file.compression else file.suffix} {version}\n".encode()
         )

@@ -33,6 +33,7 @@ from arctic_training.cache_key import options_of
 from arctic_training.config import key, keys_of
 from arctic_training.data import DataSource, Rows, SourceConfig
 from arctic_training.errors import BadRow, DataError
+from arctic_training.redaction import without_secrets
 from arctic_training.stream import LoadedStream, RowStream
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ KNOWN_CHAT_SPLITS: dict[str, dict[str, str]] = {
 }
 """The same where the rows for chats stand apart from those for preferences."""
 
-CREDENTIALS = ("token", "use_auth_token", "storage_options")
-"""Arguments that open a door and decide nothing behind it."""
 PROBED_ROWS = 20
 """Rows of which one has to be usable, so that a source of another format is told before anything is tokenised."""
 
@@ -135,7 +134,8 @@ class HFDataSource(DataSource):
         content = self._content()
         if content is None:
             return None
-        kwargs = {name: value for name, value in self._kwargs(self.config).items() if name not in CREDENTIALS}
+        kwargs = without_secrets(self._kwargs(self.config))
+        kwargs.pop("storage_options", None)  # opens a door as well
         return {
             "content": content,
             "split": self._split(self.config, self.config.split),

@@ -9,8 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from arctic_huggingface.hub import found, local_path, refusal, search_folders
+from arctic_huggingface.hub import found, local_path, note_remote_code, refusal, search_folders
 from arctic_training.config import key
+from arctic_training.redaction import without_secrets
 from arctic_training.source_code import source_hash
 from arctic_training.tokenizer import TokenizerConfig, TokenizerFactory
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("tokenizers", "transformers", "jinja2")
 """What ids and chats are written by; another version may write others."""
-CREDENTIALS = ("token", "use_auth_token")
-"""Arguments that open a door and decide nothing behind it."""
+ACCESS = ("use_auth_token", "auth_token", "access_token", "hf_token", "hub_token", "api_token")
+"""What the hub's token is not called: transformers would make what it holds a special token of the vocabulary."""
 
 
 class HFTokenizerConfig(TokenizerConfig):
@@ -60,9 +61,18 @@ class HFTokenizerFactory(TokenizerFactory):
         arguments: dict[str, Any] = {"trust_remote_code": bool(trust), **self.config.kwargs}
         if revision:
             arguments["revision"] = revision
+        for secret in ACCESS:
+            if secret in self.config.kwargs:
+                raise refusal(self.run, f"tokenizer.kwargs.{secret}")(
+                    "transformers would take it for a special token of the vocabulary",
+                    "the token of the hub is kwargs: {token: ...}, or the environment's HF_TOKEN",
+                )
         refused = refusal(self.run, "tokenizer.name_or_path")
         with found(f"tokenizer {name!r}", refused):
             tokenizer = AutoTokenizer.from_pretrained(str(local_path(name, self.run, refused) or name), **arguments)
+        for secret in self.config.kwargs.keys() - without_secrets(self.config.kwargs).keys():
+            tokenizer.init_kwargs.pop(secret, None)  # an export writes all that is left there
+        note_remote_code(self.run, "tokenizer", type(tokenizer), name, revision)
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             self._choose_pad_token(tokenizer, name)
@@ -76,8 +86,7 @@ class HFTokenizerFactory(TokenizerFactory):
 
     def fingerprint_parts(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
         """The same by name: a hash of what is long, the text of what is short."""
-        arguments = {name: value for name, value in self.config.kwargs.items() if name not in CREDENTIALS}
-        arguments |= self.config.tokenize_kwargs
+        arguments = without_secrets(self.config.kwargs) | self.config.tokenize_kwargs
         options = {name: getattr(tokenizer, name, None) for name in ("split_special_tokens", "add_prefix_space")}
         parts = {
             "class": type(tokenizer).__name__,
