@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from arctic_training.checkpointing import newest_checkpoint, verify
+from arctic_training.manifest import newest_checkpoint, verify
 from arctic_training.orphans import descendants
 
 pytest.importorskip("arctic_sft")

@@ -7,8 +7,8 @@ import pytest
 
 from arctic_training import hookimpl
 from arctic_training.checkpoint import CheckpointEngine, EngineCheckpoint
-from arctic_training.checkpointing import newest_checkpoint, verify
 from arctic_training.errors import CheckpointError
+from arctic_training.manifest import newest_checkpoint, verify
 
 pytestmark = pytest.mark.usefixtures("arctic_home")
 

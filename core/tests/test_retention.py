@@ -7,9 +7,9 @@ import json
 import pytest
 
 from arctic_training.checkpoint import CheckpointConfig
-from arctic_training.checkpointing import verify
 from arctic_training.errors import CheckpointError
 from arctic_training.hookspecs import hookimpl
+from arctic_training.manifest import verify
 from arctic_training.retention import metric_of, steps_to_keep
 
 VALUES = {1: 5.0, 2: 3.0, 3: None, 4: 4.0, 5: 6.0, 6: 3.5}

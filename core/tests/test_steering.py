@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
-from arctic_training.checkpointing import verify
 from arctic_training.errors import Interrupted, TrainingStopped
 from arctic_training.hookspecs import hookimpl
+from arctic_training.manifest import verify
 from arctic_training.reporting import MetricsFile
 from arctic_training.status import read_status
 from arctic_training.testing.contracts.common import figures

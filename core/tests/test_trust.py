@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from arctic_training.api import get_config
-from arctic_training.checkpointing import verify
 from arctic_training.errors import CheckpointError, RecipeError
+from arctic_training.manifest import verify
 from arctic_training.trust import closed_to_others, written_by_others
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from arctic_training.portable import PortableState
+    from arctic_training.writing import Writer
 
 
 class CheckpointConfig(ComponentConfig):
@@ -29,6 +30,10 @@ class CheckpointConfig(ComponentConfig):
     type: str = key("auto", doc="Kind of checkpoint; auto is the engine's own, which can be resumed from.")
     output_dir: str = key(doc="Directory that checkpoints are written into, each as `global_step_<n>`.")
     enabled: bool = key(True, doc="false writes nothing.")
+    background: bool = key(
+        False,
+        doc="Copy what is saved to host memory, and write it while training goes on; at most one such save at a time.",
+    )
     allow_other_batch: bool = key(
         False, doc="Go on also where an optimizer step has another number of rows than when the checkpoint was written."
     )
@@ -65,6 +70,7 @@ class CheckpointEngine(Component):
     """Whether training can go on from what ``save`` writes."""
     checkpoint_dir: Path
     """The directory to write into or read from; set before ``save`` and ``load`` are called, and existing."""
+    _writer: Writer | None = None
 
     def estimated_bytes(self) -> int:
         """About how much ``save`` will write, over all ranks: the weights, and where training can go on from it, an
@@ -73,6 +79,18 @@ class CheckpointEngine(Component):
         weights = sum(_numel(each) * each.element_size() for each in parameters)
         trained = sum(_numel(each) for each in parameters if each.requires_grad)
         return weights + (12 * trained if self.resumes else 0)
+
+    @property
+    def writer(self) -> Writer:
+        """What ``save`` may give its files to, so that they can be written in the background; what it writes itself is
+        written at once."""
+        from arctic_training.writing import Writer
+
+        return self._writer or Writer(self.checkpoint_dir)
+
+    @writer.setter
+    def writer(self, writer: Writer) -> None:
+        self._writer = writer
 
     @abstractmethod
     def save(self, model: Any) -> None:
@@ -140,6 +158,7 @@ class EngineCheckpoint(CheckpointEngine):
     resumes = True
 
     def save(self, model: Any) -> None:
+        self.trainer.engine.writer = self.writer
         self.trainer.engine.save(self.checkpoint_dir)
 
     def load(self, model: Any) -> None:

@@ -1,12 +1,12 @@
 """How a directory becomes a checkpoint, the same for every checkpoint engine.
 
 All ranks write into ``global_step_<n>.incomplete`` and vote; then a manifest with the size and sha256 of every file,
-then the rename. Only a directory whose manifest verifies is ever resumed from.
+then the rename. Only a directory whose manifest verifies is ever resumed from. In the background the same happens, with
+the vote between the first two steps at which all ranks have written.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,23 +14,22 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from arctic_training import __version__
 from arctic_training.distributed import from_first_rank, gather_objects
-from arctic_training.errors import ArcticError, CheckpointError
+from arctic_training.errors import CheckpointError
+from arctic_training.manifest import STATE_FILE, sync_directory, verify, write_manifest
 from arctic_training.redaction import redacted
 from arctic_training.reporting import human_bytes
-from arctic_training.retention import MANIFEST, NAME, metric_of, numbered, remove, steps_to_keep
-from arctic_training.state import TrainState, random_state, restore_random_state, seed_everything
-from arctic_training.trust import TRUST, written_by_others
+from arctic_training.retention import MANIFEST, metric_of, numbered, remove, steps_to_keep
+from arctic_training.state import TrainState, random_state
+from arctic_training.writing import Writer, problem_of
 
 if TYPE_CHECKING:
     from arctic_training.checkpoint import CheckpointEngine
     from arctic_training.run import Run
     from arctic_training.trainer import Trainer
-
-STATE_FILE = "train_state.json"
-PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".ckpt"})
-"""Endings of files that an engine may unpickle, and look for by a pattern."""
 
 
 def due(trainer: Trainer, epoch_ended: bool) -> list[CheckpointEngine]:
@@ -67,10 +66,10 @@ def due_at_end(trainer: Trainer, *, only_missing: bool = False) -> list[Checkpoi
 
 
 def save(run: Run, engine: CheckpointEngine) -> Path:
-    """Write one checkpoint. Every rank calls it between two optimizer steps.
+    """Write one checkpoint, or begin to, where its entry says ``background``. Every rank calls it between two steps.
 
     Returns:
-        The directory of the complete checkpoint.
+        The directory of the checkpoint.
 
     Raises:
         CheckpointError: a rank could not write; nothing is left behind, and earlier checkpoints are as they were.
@@ -80,112 +79,67 @@ def save(run: Run, engine: CheckpointEngine) -> Path:
     path = _path_of(engine, step)
     if run.saved.get(engine) == path:
         return path
+    complete(run)  # at most one in flight
     trainer.hook.arctic_before_save(path=str(path), step=step, trainer=trainer)
-    started = time.perf_counter()
-    incomplete = path.with_name(path.name + ".incomplete")
-    problem = _attempt(run, engine, incomplete)
-    problems = {rank: text for rank, text in enumerate(gather_objects(problem)) if text}
+    writer = Writer(path.with_name(path.name + ".incomplete"), background=engine.config.background)
+    run.pending = Pending(engine, path, writer, step, time.perf_counter(), _attempt(run, engine, writer))
+    run.saved[engine] = path
+    run.saved_at[engine] = time.monotonic()
+    writer.start()
+    if not writer.background:
+        complete(run)
+    return path
+
+
+@attrs.frozen(eq=False)
+class Pending:
+    """A checkpoint that is being written: ``problem`` is what this rank met before its writer began."""
+
+    engine: CheckpointEngine
+    path: Path
+    writer: Writer
+    step: int
+    started: float
+    problem: str | None
+
+
+def complete(run: Run) -> None:
+    """Vote on the checkpoint that is being written, if there is one, and give it its name. Every rank calls it.
+
+    Raises:
+        CheckpointError: as of ``save``.
+    """
+    pending = run.pending
+    if pending is None:
+        return
+    run.pending = None
+    engine, path, writer = pending.engine, pending.path, pending.writer
+    writer.wait()
+    votes = gather_objects((pending.problem or writer.problem, writer.hashes))
+    problems = {rank: text for rank, (text, _) in enumerate(votes) if text}
     if not problems and run.world.is_first:
-        problem = _publish(run, engine, incomplete, path)
+        known = {name: fact for _, hashes in votes for name, fact in hashes.items()}
+        problem = _publish(run, pending, known)
         problems = {0: problem} if problem else {}
     problems = from_first_rank(problems)
     if problems:
+        del run.saved[engine]
         if run.world.is_first:
-            shutil.rmtree(incomplete, ignore_errors=True)
+            shutil.rmtree(writer.directory, ignore_errors=True)
         rank, text = next(iter(problems.items()))
         raise CheckpointError(
             f"rank {rank} could not write the checkpoint: {text}",
             where=str(path),
             remedy=f"{_space(engine, path)}; earlier checkpoints are as they were",
         )
-    run.saved[engine] = path
-    run.saved_at[engine] = time.monotonic()
-    run.event("checkpoint", step=step, path=str(path), type=engine.name, seconds=time.perf_counter() - started)
-    trainer.hook.arctic_after_save(path=str(path), step=step, trainer=trainer)
+    seconds = time.perf_counter() - pending.started
+    run.event("checkpoint", step=pending.step, path=str(path), type=engine.name, seconds=seconds)
+    run.trainer.hook.arctic_after_save(path=str(path), step=pending.step, trainer=run.trainer)
     if run.world.is_first:
         _forget_old(run, engine, path)
-    return path
 
 
-def resume(run: Run) -> Path | None:
-    """Go on from the newest complete checkpoint of the entries that say ``auto_resume``.
-
-    Returns:
-        The directory that was loaded, or None when there is none yet.
-
-    Raises:
-        CheckpointError: the checkpoint does not fit this run.
-    """
-    candidates = [engine for engine in run.trainer.checkpoint_engines if engine.config.auto_resume]
-    for engine in candidates:
-        if not engine.resumes:
-            raise CheckpointError(
-                f"training cannot go on from a {engine.name} checkpoint: it holds the model alone",
-                remedy="set auto_resume on a checkpoint without type, the engine's own kind",
-            )
-    found = from_first_rank(_newest_of(run, candidates) if run.world.is_first else None) if candidates else None
-    if found is None:
-        return None
-    number, path = found
-    engine = candidates[number]
-    _refuse_foreign(run, path)
-    stored = json.loads((path / STATE_FILE).read_text())
-    _refuse_other_batch(run, engine, path, stored)
-    layout = run.trainer.engine.layout()
-    if stored.get("layout", layout) == layout and stored["world_size"] == run.world.size:
-        engine.checkpoint_dir = path
-        engine.load(run.trainer.model)
-    else:
-        _load_from_elsewhere(run, path, stored, layout)
-    run.trainer.state = TrainState.from_dict(stored["state"])
-    _fit_position(run)
-    _continue_random_numbers(run, path)
-    run.trainer.hook.arctic_after_load(path=str(path), state=stored["plugins"], trainer=run.trainer)
-    run.event("resumed", step=run.trainer.state.step, path=str(path))
-    return path
-
-
-def newest_checkpoint(output_dir: Path, *, resumable: bool = False) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest complete checkpoint in a directory, and those passed over with the reason.
-
-    Args:
-        output_dir: where checkpoints are written.
-        resumable: pass over those that hold the model alone.
-    """
-    passed_over: list[tuple[Path, str]] = []
-    for _, path in sorted(numbered(output_dir).items(), reverse=True):
-        problem = verify(path)
-        if problem is None and resumable and not (path / STATE_FILE).is_file():
-            problem = "it holds the model alone"
-        if problem is None:
-            return path, passed_over
-        passed_over.append((path, problem))
-    return None, passed_over
-
-
-def verify(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None when every file is as its manifest says."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        for name, (size, sha256) in manifest["files"].items():
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != size:
-                return f"{name} has {file.stat().st_size} bytes, its manifest says {size}"
-            if _sha256(file) != sha256:
-                return f"{name} is not what was written"
-        for file in path.rglob("*"):
-            if file.suffix in PICKLES and file.relative_to(path).as_posix() not in manifest["files"]:
-                return f"{file.relative_to(path)} is not in its manifest"
-    except FileNotFoundError:
-        return "it has no manifest"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"its manifest cannot be read: {error}"
-    return None
-
-
-def _directory_of(engine: CheckpointEngine) -> Path:
+def directory_of(engine: CheckpointEngine) -> Path:
     """Where an entry's checkpoints go: its ``output_dir``, or a folder named after its kind in there when an entry
     before it writes into the same one, since both would write ``global_step_<n>``."""
     directory = Path(engine.config.output_dir).absolute()
@@ -198,7 +152,7 @@ def _directory_of(engine: CheckpointEngine) -> Path:
 
 
 def _path_of(engine: CheckpointEngine, step: int) -> Path:
-    return _directory_of(engine) / f"global_step_{step}"
+    return directory_of(engine) / f"global_step_{step}"
 
 
 def _is_due(engine: CheckpointEngine, state: TrainState, epoch_ended: bool) -> bool:
@@ -208,27 +162,28 @@ def _is_due(engine: CheckpointEngine, state: TrainState, epoch_ended: bool) -> b
     return bool(epoch_ended and config.save_every_n_epochs and state.epoch % config.save_every_n_epochs == 0)
 
 
-def _attempt(run: Run, engine: CheckpointEngine, incomplete: Path) -> str | None:
-    """Write this rank's files; what went wrong, as text, so that all ranks can agree on it."""
+def _attempt(run: Run, engine: CheckpointEngine, writer: Writer) -> str | None:
+    """Write this rank's files, or hand them to the writer; what went wrong, as text, so that all ranks can agree."""
     problem = None
     if run.world.is_first:
         try:
-            shutil.rmtree(incomplete, ignore_errors=True)
-            incomplete.mkdir(parents=True)
+            shutil.rmtree(writer.directory, ignore_errors=True)
+            writer.directory.mkdir(parents=True)
         except OSError as error:
             problem = str(error)
     problem = from_first_rank(problem)
     if problem:
         return problem
     try:
-        engine.checkpoint_dir = incomplete
+        engine.checkpoint_dir = writer.directory
+        engine.writer = writer
         engine.save(run.trainer.model)
         if engine.resumes:
-            _write_state(run, incomplete)
-        run.hook.arctic_write_checkpoint(path=str(incomplete), engine=engine, trainer=run.trainer)
+            _write_state(run, writer.directory)
+        run.hook.arctic_write_checkpoint(path=str(writer.directory), engine=engine, trainer=run.trainer)
     except Exception as error:
-        run.log.exception("saving %s failed", incomplete, extra={"said": True})
-        return str(error) if isinstance(error, (OSError, ArcticError)) else f"{type(error).__name__}: {error}"
+        run.log.exception("saving %s failed", writer.directory, extra={"said": True})
+        return problem_of(error)
     return None
 
 
@@ -249,112 +204,31 @@ def _write_state(run: Run, directory: Path) -> None:
         (directory / STATE_FILE).write_text(json.dumps(stored, indent=1))
 
 
-def _publish(run: Run, engine: CheckpointEngine, incomplete: Path, path: Path) -> str | None:
+def _publish(run: Run, pending: Pending, known: dict[str, list[Any]]) -> str | None:
+    """Write the manifest and rename; what went wrong."""
+    path, incomplete = pending.path, pending.writer.directory
+    facts = {
+        "format": 1,
+        "type": pending.engine.name,
+        "step": pending.step,
+        "world_size": run.world.size,
+        "arctic": __version__,
+        "plugins": run.fingerprint,
+        "evaluation": run.last_evaluation if run.last_evaluation_step == pending.step else None,
+    }
     try:
-        files = sorted(file for file in incomplete.rglob("*") if file.is_file())
-        manifest = {
-            "format": 1,
-            "type": engine.name,
-            "step": run.trainer.state.step,
-            "world_size": run.world.size,
-            "arctic": __version__,
-            "plugins": run.fingerprint,
-            "evaluation": run.last_evaluation if run.last_evaluation_step == run.trainer.state.step else None,
-            "files": {
-                file.relative_to(incomplete).as_posix(): [file.stat().st_size, _sha256(file, sync=True)]
-                for file in files
-            },
-        }
-        with open(incomplete / MANIFEST, "w") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        for directory in (incomplete, *(inner for inner in incomplete.rglob("*") if inner.is_dir())):
-            _sync_directory(directory)
+        write_manifest(incomplete, facts, known)
         replaced = path.with_name(path.name + ".replaced")
         if path.exists():
             shutil.rmtree(replaced, ignore_errors=True)  # of a process that ended before it could
             run.warn(f"checkpoint: {path} of an earlier run is replaced")
             os.rename(path, replaced)
         os.rename(incomplete, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, TypeError) as error:
         return str(error)
     return None
-
-
-def _newest_of(run: Run, engines: list[CheckpointEngine]) -> tuple[int, Path] | None:
-    best: tuple[int, int, Path] | None = None
-    for number, engine in enumerate(engines):
-        path, passed_over = newest_checkpoint(_directory_of(engine), resumable=True)
-        for other, problem in passed_over:
-            run.warn(f"checkpoint: passed over {other}: {problem}")
-        if path is not None:
-            step = int(NAME.fullmatch(path.name)[1])  # type: ignore[index]
-            if best is None or step > best[0]:
-                best = (step, number, path)
-    return (best[1], best[2]) if best else None
-
-
-def _refuse_foreign(run: Run, path: Path) -> None:
-    """Files of a checkpoint are unpickled, and a manifest that anybody could write vouches for nothing."""
-    reasons = [written_by_others(place) for place in (path, path / MANIFEST)]
-    reason = next(filter(None, reasons), None)
-    if reason and not run.config.trusted:
-        raise CheckpointError(
-            f"{reason}, so its manifest vouches for nothing",
-            where=str(path),
-            remedy=f"take the right to write away from others (chmod -R o-w), {TRUST}",
-        )
-
-
-def _refuse_other_batch(run: Run, engine: CheckpointEngine, path: Path, stored: dict[str, Any]) -> None:
-    """A step of other rows is another training; whoever means it says so."""
-    here, there = run.trainer.train_dataloader.global_batch_size, stored["global_batch_size"]
-    if here == there:
-        return
-    if not engine.config.allow_other_batch:
-        raise CheckpointError(
-            f"the checkpoint was written with {there} rows in a step, and this run has {here}",
-            where=str(path),
-            remedy="rows = micro_batch_size x gradient_accumulation_steps x ranks; allow_other_batch: true goes on",
-        )
-    run.warn(f"checkpoint: {there} rows in a step before it was written, {here} from here on (allow_other_batch)")
-
-
-def _load_from_elsewhere(run: Run, path: Path, stored: dict[str, Any], layout: dict[str, Any]) -> None:
-    """Go on from what another engine, ZeRO stage, precision or number of ranks has saved."""
-    kind = json.loads((path / MANIFEST).read_text())["type"]
-    there = {"ranks": stored["world_size"], **stored.get("layout", {})}
-    here = {"ranks": run.world.size, **layout}
-    names = [name for name in here if there.get(name) != here[name] and name != "num_ranks"]
-    changed = [f"{name.replace('_', ' ')} {there.get(name)} -> {here[name]}" for name in names]
-    run.say(f"checkpoint: taken over from another layout: {', '.join(changed)}")
-    written_by: Any = run.plugins.registry.get("checkpoint", kind, needed_by=f"the checkpoint {path}")
-    run.trainer.engine.continue_from(written_by.read_state(path))
-
-
-def _continue_random_numbers(run: Run, path: Path) -> None:
-    """Those of this rank; a rank that there was none of begins with its own."""
-    import torch
-
-    file = path / f"random-{run.world.rank}.pt"
-    if file.is_file():
-        restore_random_state(torch.load(file, weights_only=True))
-    else:
-        seed_everything(run.config.seed + run.world.rank + run.trainer.state.step * run.world.size)
-
-
-def _fit_position(run: Run) -> None:
-    """Begin the next epoch when the data has become so short that the position is behind its end."""
-    state, loader = run.trainer.state, run.trainer.train_dataloader
-    if state.step_in_epoch and not loader.holds(state.position):
-        run.warn(
-            f"checkpoint: it was written after step {state.step_in_epoch} of epoch {state.epoch}, and the data has "
-            "become shorter than that; going on with the next epoch"
-        )
-        state.epoch, state.step_in_epoch, state.position = state.epoch + 1, 0, {}
 
 
 def _forget_old(run: Run, engine: CheckpointEngine, newest: Path) -> None:
@@ -386,21 +260,3 @@ def _space(engine: CheckpointEngine, path: Path) -> str:
     except OSError:
         return f"{needed}; see that there is space and permission to write"
     return f"{needed}, {free}: free some space or set another output_dir"
-
-
-def _sha256(path: Path, *, sync: bool = False) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-        if sync:
-            os.fsync(file.fileno())
-    return digest.hexdigest()
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

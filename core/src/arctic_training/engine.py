@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from arctic_training.portable import PortableState
+    from arctic_training.writing import Writer
 
 
 class EngineConfig(ComponentConfig):
@@ -53,6 +54,8 @@ class Engine(Component):
     """The checkpoint component that an entry without ``type`` means."""
     model: Any
     model_unwrapped: torch.nn.Module
+    writer: Writer | None = None
+    """What ``save`` gives its files to, through ``writer_for``, so that they can be written in the background."""
 
     @classmethod
     def prepare_process(cls, run: Any) -> None:
@@ -82,6 +85,12 @@ class Engine(Component):
 
         Every rank must iterate to the end; only rank 0 gets tensors with content, the others may get empty ones.
         """
+
+    def writer_for(self, path: Path) -> Writer:
+        """The writer that was set, or one that writes at once into a directory."""
+        from arctic_training.writing import Writer
+
+        return self.writer or Writer(path)
 
     @abstractmethod
     def save(self, path: Path) -> None:

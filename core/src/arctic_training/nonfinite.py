@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from arctic_training.checkpointing import complete
 from arctic_training.distributed import gather_objects
 from arctic_training.errors import TrainingStopped
 
@@ -47,6 +48,7 @@ def heed(trainer: Trainer, loss: float, result: StepResult, step: int, own_loss:
         run.event("skipped_step", step=step, reason=what, **found)
         run.warn(f"{what} at step {step}{_in_words(found)}; the step was skipped")
         return
+    complete(run)  # what is being written in the background is from before
     run.event("stopped", step=step, reason=what, **found)
     if result.applied:  # the gradients were finite all the same
         raise TrainingStopped(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arctic_training import checkpointing, distributed, preflight
+from arctic_training import checkpointing, distributed, preflight, resuming
 from arctic_training.data_cache import prepared_rows
 from arctic_training.data_report import figures
 from arctic_training.distributed import World
@@ -77,6 +77,7 @@ class Run:
         self.rows: dict[str, PreparedRows] = {}
         self.eval_rows: dict[str, PreparedRows] = {}
         self.saved: dict[CheckpointEngine, Path] = {}
+        self.pending: checkpointing.Pending | None = None
         self.saved_at: dict[CheckpointEngine, float] = {}
         self.first_step = 0
         self.last_evaluation_step: int | None = None
@@ -259,7 +260,7 @@ class Run:
 
     def resume(self) -> None:
         """Go on from a checkpoint, if the recipe says so and there is one."""
-        checkpointing.resume(self)
+        resuming.resume(self)
         trainer = self.trainer
         self.first_step = trainer.state.step
         if trainer.state.step >= trainer.last_step:

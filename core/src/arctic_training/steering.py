@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from arctic_training.checkpointing import due_by_clock
+from arctic_training.checkpointing import complete, due_by_clock
 from arctic_training.distributed import largest_over_ranks
 from arctic_training.errors import Interrupted, TrainingStopped
 from arctic_training.signals import SAVING, STOPPING
@@ -41,6 +41,7 @@ class Asked:
         stop: end training with a checkpoint.
         kill: end training as it is.
         by_file: somebody waits for an answer.
+        written: every rank has written the checkpoint that was being written in the background.
     """
 
     signal: int = 0
@@ -50,6 +51,7 @@ class Asked:
     stop: bool = False
     kill: bool = False
     by_file: bool = False
+    written: bool = False
 
 
 class Steering:
@@ -106,9 +108,12 @@ class Steering:
         """
         step = trainer.state.step
         asked = self.agree()
+        if asked.written:
+            complete(self.run)
         if asked.evaluate and trainer.eval_dataloaders and self.run.last_evaluation_step != step:
             trainer.evaluate()
         if asked.kill:
+            complete(self.run)
             switch = self.run.kill_switch_path
             raise self._stopped(step, f"the kill switch {switch} stopped training after step {step}", "delete the file")
         if asked.save:
@@ -120,6 +125,8 @@ class Steering:
             for engine in trainer.checkpoint_engines:
                 if engine.config.enabled and engine.resumes:
                     self.run.save(engine)
+        if asked.signal or asked.stop or asked.by_file:
+            complete(self.run)  # whoever asked wants to find it whole
         saved = [str(path) for path in self.run.saved.values() if path.name.endswith(f"_{step}")]
         if asked.by_file and self.run.world.is_first:
             self._answer(step, saved)
@@ -137,8 +144,12 @@ class Steering:
         kill = self.run.world.is_first and self.run.kill_switch_path.exists()
         clock = sum(1 << number for number in due_by_clock(self.run)) if self.run.world.is_first else 0
         asked = [self.signal, clock, save or "save" in found, "evaluate" in found, "stop" in found, kill, bool(found)]
-        number, clock, *others = largest_over_ranks([int(value) for value in asked], self.run.device)
-        return Asked(number, clock, *map(bool, others))
+        pending = self.run.pending
+        asked.append(pending is not None and pending.writer.is_busy)
+        number, clock, *flags = largest_over_ranks([int(value) for value in asked], self.run.device)
+        save, evaluate, stop, kill, by_file, busy = map(bool, flags)
+        written = pending is not None and not busy
+        return Asked(number, clock, save, evaluate, stop, kill, by_file, written)
 
     def _stopped(self, step: int, reason: str, remedy: str) -> TrainingStopped:
         self.run.event("stopped", step=step, reason=reason)

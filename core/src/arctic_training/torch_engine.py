@@ -89,8 +89,6 @@ class TorchEngine(Engine):
             yield name, tensor.detach().cpu()
 
     def save(self, path: Path) -> None:
-        import torch
-
         state = {
             "model": self.model_unwrapped.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -99,7 +97,7 @@ class TorchEngine(Engine):
             "master_weights": [master.detach() for master in self.master_of.values()],
             "parameter_names": self.parameter_names,
         }
-        torch.save(state, path / STATE_FILE)
+        self.writer_for(path).save(state, path / STATE_FILE)
 
     def load(self, path: Path) -> None:
         import torch

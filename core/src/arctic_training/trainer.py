@@ -294,7 +294,7 @@ class Trainer(Component):
 
         A run that finds its last step taken already writes those that an earlier process was ended before.
         """
-        from arctic_training.checkpointing import due_at_end
+        from arctic_training.checkpointing import complete, due_at_end
 
         took_steps = self.state.step > self.run.first_step
         if took_steps and self.eval_dataloaders and self.run.last_evaluation_step != self.state.step:
@@ -302,6 +302,7 @@ class Trainer(Component):
         if self.state.step >= self.last_step:
             for engine in due_at_end(self, only_missing=not took_steps):
                 self.save(engine)
+        complete(self.run)
 
     def _check_weight(self, counted: float, weight: float) -> None:
         if abs(weight - counted) > 1e-6 * max(weight, counted):

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from arctic_training.checkpointing import verify
 from arctic_training.errors import CheckpointError
+from arctic_training.manifest import verify
 from arctic_training.testing.contracts.common import KeepsWeights, figures, last_weights
 
 ENGINES = ["torch", 0, 1, 2, 3]

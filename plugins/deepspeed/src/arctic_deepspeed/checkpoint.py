@@ -23,7 +23,9 @@ class DSCheckpointEngine(CheckpointEngine):
     resumes = True
 
     def save(self, model: Any) -> None:
-        self._engine().save(self.checkpoint_dir)
+        engine = self._engine()
+        engine.writer = self.writer
+        engine.save(self.checkpoint_dir)
 
     def load(self, model: Any) -> None:
         self._engine().load(self.checkpoint_dir)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arctic_deepspeed.process import without_chatter
 from arctic_training.distributed import any_rank, barrier
 from arctic_training.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from arctic_training.writing import Writer
 
 TAG = "deepspeed"
 DESCRIPTION_FILE = "engine.json"
@@ -21,7 +24,7 @@ LAYOUT = {"zero_stage": "ZeRO stage", "num_ranks": "number of ranks", "precision
 """What decides how the files are laid out, in words."""
 
 
-def save(engine: Any, path: Path, state: dict[str, Any], description: dict[str, Any]) -> None:
+def save(engine: Any, path: Path, state: dict[str, Any], description: dict[str, Any], writer: Writer) -> None:
     """Write model, optimizer and ``state``. Called on every rank.
 
     Args:
@@ -29,6 +32,7 @@ def save(engine: Any, path: Path, state: dict[str, Any], description: dict[str, 
         path: an existing directory, in which no DeepSpeed checkpoint lies yet.
         state: what the engine of ours adds; tensors and plain values.
         description: what a run must have in common with this one to go on from here.
+        writer: what the files are given to.
 
     Raises:
         CheckpointError: there is a checkpoint already, or this rank could not write.
@@ -37,7 +41,7 @@ def save(engine: Any, path: Path, state: dict[str, Any], description: dict[str, 
         # A folder that another stage or number of ranks has written into keeps shards that a later load would pick up.
         raise CheckpointError("there is a checkpoint already", where=str(path), remedy="save into an empty directory")
     barrier()  # no rank looks after another has begun to write
-    keeper = _FaultKeeper(engine.checkpoint_engine)
+    keeper = _FaultKeeper(engine.checkpoint_engine, writer)
     copy_script = engine._copy_recovery_script
     engine.checkpoint_engine = keeper
     engine._copy_recovery_script = lambda directory: keeper.guard(lambda: copy_script(directory))
@@ -105,8 +109,9 @@ class _FaultKeeper:
     Raised at once it would leave the others waiting in DeepSpeed's barrier.
     """
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, writer: Writer) -> None:
         self.inner = inner
+        self.writer = writer
         self.fault: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -115,8 +120,9 @@ class _FaultKeeper:
     def makedirs(self, *args: Any, **kwargs: Any) -> None:
         self.guard(lambda: self.inner.makedirs(*args, **kwargs))
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        self.guard(lambda: self.inner.save(*args, **kwargs))
+    def save(self, state_dict: Any, path: Any) -> None:
+        kept = self.writer.kept(state_dict)
+        self.guard(lambda: self.writer.write(Path(path), lambda: self.inner.save(kept, path)))
 
     def guard(self, write: Any) -> None:
         """Run ``write`` and keep what it raises."""

@@ -106,7 +106,7 @@ class DeepSpeedEngine(Engine):
         }
         if self.stage == 0:
             state["master_weights"] = self.masters.state_dict()
-        checkpoint_files.save(self.model, path, state, self._description())
+        checkpoint_files.save(self.model, path, state, self._description(), self.writer_for(path))
 
     def load(self, path: Path) -> None:
         state = checkpoint_files.load(self.model, path, self._description())

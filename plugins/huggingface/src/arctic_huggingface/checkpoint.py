@@ -39,7 +39,7 @@ class HFCheckpointEngine(CheckpointEngine):
         fault: Exception | None = None
         try:
             if self.global_rank == 0:
-                files = ShardFiles(self.checkpoint_dir, self.config.max_shard_size)
+                files = ShardFiles(self.checkpoint_dir, self.config.max_shard_size, self.writer.run)
                 shards = ShardWriter(unwrapped, Layout.of(unwrapped), files)
         except Exception as error:  # noqa: BLE001 - as below
             fault = error

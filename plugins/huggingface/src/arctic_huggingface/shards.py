@@ -9,7 +9,7 @@ from arctic_huggingface.published import PublishedNames
 from arctic_training.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -22,15 +22,21 @@ INDEX = "model.safetensors.index.json"
 DIVERGED = "training has diverged: go back to an earlier checkpoint"
 
 
+def _now(function: Callable[[], Any]) -> None:
+    function()
+
+
 class ShardFiles:
     """Takes tensors one by one, and holds no more of them than one file.
 
     Args:
         directory: an existing directory.
         max_size: largest file in bytes; a tensor is never divided.
+        run: calls a function that writes files and gives their paths, now or later; what it holds stays until then.
     """
 
-    def __init__(self, directory: Path, max_size: int) -> None:
+    def __init__(self, directory: Path, max_size: int, run: Callable[[Callable[[], Any]], object] = _now) -> None:
+        self.run = run
         self.directory = directory
         self.max_size = max_size
         self.pending: dict[str, torch.Tensor] = {}
@@ -50,9 +56,11 @@ class ShardFiles:
     def finish(self) -> None:
         """Write what is left, and give the files their final names."""
         self._write()
+        self.run(self._name)
+
+    def _name(self) -> list[Path]:
         if len(self.written) == 1:
-            self._part(0).rename(self.directory / WEIGHTS)
-            return
+            return [self._part(0).rename(self.directory / WEIGHTS)]
         weight_map = {}
         for number, names in enumerate(self.written):
             file = f"model-{number + 1:05d}-of-{len(self.written):05d}.safetensors"
@@ -60,13 +68,21 @@ class ShardFiles:
             weight_map.update(dict.fromkeys(names, file))
         index = {"metadata": {"total_size": self.total_size}, "weight_map": dict(sorted(weight_map.items()))}
         (self.directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        return [self.directory / file for file in (*dict.fromkeys(weight_map.values()), INDEX)]
 
     def _write(self) -> None:
         from safetensors.torch import save_file
 
-        save_file(self.pending, self._part(len(self.written)), metadata={"format": "pt"})
-        self.written.append(list(self.pending))
+        tensors, path = self.pending, self._part(len(self.written))
+
+        def write() -> list[Path]:
+            save_file(tensors, path, metadata={"format": "pt"})
+            tensors.clear()
+            return []  # it gets its name at the end
+
+        self.written.append(list(tensors))
         self.pending, self.pending_size = {}, 0
+        self.run(write)
 
     def _part(self, number: int) -> Path:
         return self.directory / f"model.part-{number}.safetensors"

@@ -14,8 +14,8 @@ from arctic_huggingface.layout import Entry, Layout
 from arctic_huggingface.model_files import FOLDER, LAYOUT_FILE
 from arctic_huggingface.plain import plain_model
 from arctic_huggingface.shards import INDEX, ShardFiles, ShardWriter
-from arctic_training.checkpointing import newest_checkpoint, verify
 from arctic_training.errors import CheckpointError
+from arctic_training.manifest import newest_checkpoint, verify
 from arctic_training.retention import MANIFEST
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arctic_training.checkpointing import verify
 from arctic_training.errors import CheckpointError, TrainingStopped
 from arctic_training.hookspecs import hookimpl
 from arctic_training.loss import LossSum
+from arctic_training.manifest import verify
 from arctic_training.testing.contracts.common import (
     Contract,
     KeepsWeights,

@@ -1,0 +1,130 @@
+"""How a run goes on: the newest whole checkpoint, whoever wrote it, and what has to fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arctic_training.checkpointing import directory_of
+from arctic_training.distributed import from_first_rank
+from arctic_training.errors import CheckpointError
+from arctic_training.manifest import STATE_FILE, newest_checkpoint
+from arctic_training.retention import MANIFEST, NAME
+from arctic_training.state import TrainState, restore_random_state, seed_everything
+from arctic_training.trust import TRUST, written_by_others
+
+if TYPE_CHECKING:
+    from arctic_training.checkpoint import CheckpointEngine
+    from arctic_training.run import Run
+
+
+def resume(run: Run) -> Path | None:
+    """Go on from the newest complete checkpoint of the entries that say ``auto_resume``.
+
+    Returns:
+        The directory that was loaded, or None when there is none yet.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit this run.
+    """
+    candidates = [engine for engine in run.trainer.checkpoint_engines if engine.config.auto_resume]
+    for engine in candidates:
+        if not engine.resumes:
+            raise CheckpointError(
+                f"training cannot go on from a {engine.name} checkpoint: it holds the model alone",
+                remedy="set auto_resume on a checkpoint without type, the engine's own kind",
+            )
+    found = from_first_rank(_newest_of(run, candidates) if run.world.is_first else None) if candidates else None
+    if found is None:
+        return None
+    number, path = found
+    engine = candidates[number]
+    _refuse_foreign(run, path)
+    stored = json.loads((path / STATE_FILE).read_text())
+    _refuse_other_batch(run, engine, path, stored)
+    layout = run.trainer.engine.layout()
+    if stored.get("layout", layout) == layout and stored["world_size"] == run.world.size:
+        engine.checkpoint_dir = path
+        engine.load(run.trainer.model)
+    else:
+        _load_from_elsewhere(run, path, stored, layout)
+    run.trainer.state = TrainState.from_dict(stored["state"])
+    _fit_position(run)
+    _continue_random_numbers(run, path)
+    run.trainer.hook.arctic_after_load(path=str(path), state=stored["plugins"], trainer=run.trainer)
+    run.event("resumed", step=run.trainer.state.step, path=str(path))
+    return path
+
+
+def _newest_of(run: Run, engines: list[CheckpointEngine]) -> tuple[int, Path] | None:
+    best: tuple[int, int, Path] | None = None
+    for number, engine in enumerate(engines):
+        path, passed_over = newest_checkpoint(directory_of(engine), resumable=True)
+        for other, problem in passed_over:
+            run.warn(f"checkpoint: passed over {other}: {problem}")
+        if path is not None:
+            step = int(NAME.fullmatch(path.name)[1])  # type: ignore[index]
+            if best is None or step > best[0]:
+                best = (step, number, path)
+    return (best[1], best[2]) if best else None
+
+
+def _refuse_foreign(run: Run, path: Path) -> None:
+    """Files of a checkpoint are unpickled, and a manifest that anybody could write vouches for nothing."""
+    reasons = [written_by_others(place) for place in (path, path / MANIFEST)]
+    reason = next(filter(None, reasons), None)
+    if reason and not run.config.trusted:
+        raise CheckpointError(
+            f"{reason}, so its manifest vouches for nothing",
+            where=str(path),
+            remedy=f"take the right to write away from others (chmod -R o-w), {TRUST}",
+        )
+
+
+def _refuse_other_batch(run: Run, engine: CheckpointEngine, path: Path, stored: dict[str, Any]) -> None:
+    """A step of other rows is another training; whoever means it says so."""
+    here, there = run.trainer.train_dataloader.global_batch_size, stored["global_batch_size"]
+    if here == there:
+        return
+    if not engine.config.allow_other_batch:
+        raise CheckpointError(
+            f"the checkpoint was written with {there} rows in a step, and this run has {here}",
+            where=str(path),
+            remedy="rows = micro_batch_size x gradient_accumulation_steps x ranks; allow_other_batch: true goes on",
+        )
+    run.warn(f"checkpoint: {there} rows in a step before it was written, {here} from here on (allow_other_batch)")
+
+
+def _load_from_elsewhere(run: Run, path: Path, stored: dict[str, Any], layout: dict[str, Any]) -> None:
+    """Go on from what another engine, ZeRO stage, precision or number of ranks has saved."""
+    kind = json.loads((path / MANIFEST).read_text())["type"]
+    there = {"ranks": stored["world_size"], **stored.get("layout", {})}
+    here = {"ranks": run.world.size, **layout}
+    names = [name for name in here if there.get(name) != here[name] and name != "num_ranks"]
+    changed = [f"{name.replace('_', ' ')} {there.get(name)} -> {here[name]}" for name in names]
+    run.say(f"checkpoint: taken over from another layout: {', '.join(changed)}")
+    written_by: Any = run.plugins.registry.get("checkpoint", kind, needed_by=f"the checkpoint {path}")
+    run.trainer.engine.continue_from(written_by.read_state(path))
+
+
+def _continue_random_numbers(run: Run, path: Path) -> None:
+    """Those of this rank; a rank that there was none of begins with its own."""
+    import torch
+
+    file = path / f"random-{run.world.rank}.pt"
+    if file.is_file():
+        restore_random_state(torch.load(file, weights_only=True))
+    else:
+        seed_everything(run.config.seed + run.world.rank + run.trainer.state.step * run.world.size)
+
+
+def _fit_position(run: Run) -> None:
+    """Begin the next epoch when the data has become so short that the position is behind its end."""
+    state, loader = run.trainer.state, run.trainer.train_dataloader
+    if state.step_in_epoch and not loader.holds(state.position):
+        run.warn(
+            f"checkpoint: it was written after step {state.step_in_epoch} of epoch {state.epoch}, and the data has "
+            "become shorter than that; going on with the next epoch"
+        )
+        state.epoch, state.step_in_epoch, state.position = state.epoch + 1, 0, {}
