@@ -128,7 +128,7 @@ def resume(run: Run) -> Path | None:
         return None
     number, path = found
     engine = candidates[number]
-    _refuse_foreign(run, path)
+    refuse_foreign(path, trusted=run.config.trusted)
     stored = json.loads((path / STATE_FILE).read_text())
     _refuse_other_batch(run, engine, path, stored)
     layout = run.trainer.engine.layout()
@@ -161,6 +161,22 @@ def newest_checkpoint(output_dir: Path, *, resumable: bool = False) -> tuple[Pat
             return path, passed_over
         passed_over.append((path, problem))
     return None, passed_over
+
+
+def refuse_foreign(path: Path, *, trusted: bool) -> None:
+    """Refuse a checkpoint that others could have written: its files are unpickled, and a manifest that anybody could
+    write vouches for nothing.
+
+    Raises:
+        CheckpointError: they could, and nobody said that they are trusted.
+    """
+    reason = next(filter(None, map(written_by_others, (path, path / MANIFEST))), None)
+    if reason and not trusted:
+        raise CheckpointError(
+            f"{reason}, so its manifest vouches for nothing",
+            where=str(path),
+            remedy=f"take the right to write away from others (chmod -R o-w), {TRUST}",
+        )
 
 
 def verify(path: Path) -> str | None:
@@ -295,18 +311,6 @@ def _newest_of(run: Run, engines: list[CheckpointEngine]) -> tuple[int, Path] | 
             if best is None or step > best[0]:
                 best = (step, number, path)
     return (best[1], best[2]) if best else None
-
-
-def _refuse_foreign(run: Run, path: Path) -> None:
-    """Files of a checkpoint are unpickled, and a manifest that anybody could write vouches for nothing."""
-    reasons = [written_by_others(place) for place in (path, path / MANIFEST)]
-    reason = next(filter(None, reasons), None)
-    if reason and not run.config.trusted:
-        raise CheckpointError(
-            f"{reason}, so its manifest vouches for nothing",
-            where=str(path),
-            remedy=f"take the right to write away from others (chmod -R o-w), {TRUST}",
-        )
 
 
 def _refuse_other_batch(run: Run, engine: CheckpointEngine, path: Path, stored: dict[str, Any]) -> None:
