@@ -321,8 +321,7 @@ def arctic_checkpoint_state(trainer: Trainer) -> dict[str, Any] | None:
         trainer: the trainer.
 
     Returns:
-        JSON-able values, stored under the plugin's name and handed back by ``arctic_after_load``, without secrets;
-        None for nothing.
+        JSON-able values, handed back by ``arctic_after_load`` under the plugin's name, without secrets; None for none.
     """
 
 
