@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from arctic_training.errors import CheckpointError
 from arctic_training.retention import MANIFEST, numbered
+from arctic_training.trust import TRUST, written_by_others
 
 STATE_FILE = "train_state.json"
 PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".ckpt"})
@@ -31,6 +33,22 @@ def newest_checkpoint(output_dir: Path, *, resumable: bool = False) -> tuple[Pat
             return path, passed_over
         passed_over.append((path, problem))
     return None, passed_over
+
+
+def refuse_foreign(path: Path, *, trusted: bool) -> None:
+    """Refuse a checkpoint that others could have written: its files are unpickled, and a manifest that anybody could
+    write vouches for nothing.
+
+    Raises:
+        CheckpointError: they could, and nobody said that they are trusted.
+    """
+    reason = next(filter(None, map(written_by_others, (path, path / MANIFEST))), None)
+    if reason and not trusted:
+        raise CheckpointError(
+            f"{reason}, so its manifest vouches for nothing",
+            where=str(path),
+            remedy=f"take the right to write away from others (chmod -R o-w), {TRUST}",
+        )
 
 
 def verify(path: Path) -> str | None:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from arctic_training.checkpointing import directory_of
 from arctic_training.distributed import from_first_rank
 from arctic_training.errors import CheckpointError
-from arctic_training.manifest import STATE_FILE, newest_checkpoint
+from arctic_training.manifest import STATE_FILE, newest_checkpoint, refuse_foreign
 from arctic_training.retention import MANIFEST, NAME
 from arctic_training.state import TrainState, restore_random_state, seed_everything
-from arctic_training.trust import TRUST, written_by_others
 
 if TYPE_CHECKING:
     from arctic_training.checkpoint import CheckpointEngine
@@ -40,7 +39,7 @@ def resume(run: Run) -> Path | None:
         return None
     number, path = found
     engine = candidates[number]
-    _refuse_foreign(run, path)
+    refuse_foreign(path, trusted=run.config.trusted)
     stored = json.loads((path / STATE_FILE).read_text())
     _refuse_other_batch(run, engine, path, stored)
     layout = run.trainer.engine.layout()
@@ -68,18 +67,6 @@ def _newest_of(run: Run, engines: list[CheckpointEngine]) -> tuple[int, Path] | 
             if best is None or step > best[0]:
                 best = (step, number, path)
     return (best[1], best[2]) if best else None
-
-
-def _refuse_foreign(run: Run, path: Path) -> None:
-    """Files of a checkpoint are unpickled, and a manifest that anybody could write vouches for nothing."""
-    reasons = [written_by_others(place) for place in (path, path / MANIFEST)]
-    reason = next(filter(None, reasons), None)
-    if reason and not run.config.trusted:
-        raise CheckpointError(
-            f"{reason}, so its manifest vouches for nothing",
-            where=str(path),
-            remedy=f"take the right to write away from others (chmod -R o-w), {TRUST}",
-        )
 
 
 def _refuse_other_batch(run: Run, engine: CheckpointEngine, path: Path, stored: dict[str, Any]) -> None:

@@ -169,7 +169,7 @@ def read_state(path: Path) -> PortableState:
         names = state["parameter_names"]
         read, others = portable.from_optimizer(names, state["model"], state["optimizer"], state["master_weights"])
         return PortableState(names, read, others, state["scheduler"], state["scaler"])
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, ValueError, KeyError, OSError, UnpicklingError) as error:
         raise CheckpointError(
             f"its state cannot be read for another engine: {error}",
             where=str(path),
@@ -188,7 +188,7 @@ def read_model(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     try:
         state = torch.load(path / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
         yield from state["model"].items()
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, ValueError, KeyError, OSError, UnpicklingError) as error:
         raise CheckpointError(
             f"the model cannot be read: {error}", where=str(path), remedy="choose another checkpoint"
         ) from error

@@ -234,6 +234,17 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_written(trained, t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_checkpoint_that_everybody_can_write_to_is_made_a_model_of_only_by_those_who_trust_it(trained, tmp_path):
+    shutil.copytree(trained / "out", tmp_path / "out")
+    for manifest in (tmp_path / "out").rglob("manifest.json"):
+        manifest.chmod(0o666)
+    manager = create_plugin_manager()
+    with pytest.raises(CheckpointError, match=r"vouches for nothing\n.*--trust"):
+        find_source(tmp_path / "out", manager, print)
+    export(find_source(tmp_path / "out", manager, print, trusted=True), tmp_path / "model")
+    assert (tmp_path / "model/model.safetensors").is_file()
+
+
 def test_a_size_that_is_no_number_is_refused(trained, arctic_export, tmp_path):
     with pytest.raises(UsageError, match="takes a number of bytes, found '5GB'"):
         arctic_export(trained / "out", tmp_path / "model", "--max-shard-size", "5GB")

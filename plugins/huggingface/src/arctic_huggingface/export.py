@@ -55,7 +55,12 @@ def command(
 
     size = _bytes(max_shard_size)
     manager = create_plugin_manager(block=getattr(settings, "block", ()))
-    source = find_source(checkpoint, manager, say=lambda text: click.echo(text, err=True))
+    source = find_source(
+        checkpoint,
+        manager,
+        say=lambda text: click.echo(text, err=True),
+        trusted=getattr(settings, "trust", False),
+    )
     click.echo(f"{source.path}: {source.kind}, step {source.step}, written by {source.num_ranks} rank(s)", err=True)
     export(source, out, dtype=dtype, max_shard_size=size, overwrite=overwrite)
     files = [path.stat().st_size for path in out.glob("*.safetensors")]

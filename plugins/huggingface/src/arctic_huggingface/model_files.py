@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from arctic_huggingface.card import model_card
 from arctic_huggingface.layout import Layout
+from arctic_training.redaction import redact
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ def write_model_files(trainer: Trainer, directory: Path) -> None:
     """Write them into an existing directory; rank 0 only."""
     _write_configuration(trainer.model_unwrapped, directory, getattr(trainer.config.model, "save_name", None))
     trainer.tokenizer.save_pretrained(directory)
-    (directory / CARD_FILE).write_text(model_card(trainer), encoding="utf-8")
+    (directory / CARD_FILE).write_text(redact(model_card(trainer)), encoding="utf-8")
 
 
 def add_to_checkpoint(trainer: Trainer, checkpoint: Path) -> None:

@@ -15,7 +15,7 @@ from arctic_huggingface.model_files import FOLDER, LAYOUT_FILE
 from arctic_huggingface.plain import plain_model
 from arctic_huggingface.shards import INDEX, ShardFiles, ShardWriter
 from arctic_training.errors import CheckpointError
-from arctic_training.manifest import newest_checkpoint, verify
+from arctic_training.manifest import newest_checkpoint, refuse_foreign, verify
 from arctic_training.retention import MANIFEST
 
 if TYPE_CHECKING:
@@ -27,19 +27,21 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-def find_source(path: Path, manager: PluginManager, say: Say) -> Source:
+def find_source(path: Path, manager: PluginManager, say: Say, *, trusted: bool = False) -> Source:
     """The checkpoint at a path, whose files are as its manifest says.
 
     Args:
         path: a checkpoint, or a directory of them, of which the newest that verifies is taken.
         manager: knows the kinds of checkpoint.
         say: is told what is passed over, and what may not be as expected.
+        trusted: whether it may be one that others could have written.
 
     Raises:
-        CheckpointError: there is none, or a model cannot be made of it.
+        CheckpointError: there is none, others could have written it, or a model cannot be made of it.
         PluginError: nobody knows its kind.
     """
     path = _find(path, say)
+    refuse_foreign(path, trusted=trusted)
     manifest = json.loads((path / MANIFEST).read_text())
     kind = manifest["type"]
     if (path / FOLDER / LAYOUT_FILE).is_file():
