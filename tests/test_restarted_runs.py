@@ -88,7 +88,7 @@ def arctic_compute_loss(batch, trainer):
 class Training:
     """One recipe in a folder of its own, started as often as it takes."""
 
-    def __init__(self, directory: Path, ranks: int = 1, stage: int | None = None, **keys):
+    def __init__(self, directory: Path, ranks: int = 1, stage: int | None = None, *, background=False, **keys):
         directory.mkdir(exist_ok=True)
         self.directory, self.ranks = directory, ranks
         (directory / "chats.jsonl").write_text("".join(CHATS.read_text().splitlines(keepends=True)[:60]))
@@ -117,8 +117,14 @@ class Training:
             "eval_interval": 4,
             "optimizer": {"type": "adamw", "learning_rate": 1e-3},
             "checkpoint": [
-                {"output_dir": "kept", "save_every_n_steps": 1, "keep_last": 3, "auto_resume": True},
-                {"type": "huggingface", "output_dir": "model", "save_end_of_training": True},
+                {
+                    "output_dir": "kept",
+                    "save_every_n_steps": 1,
+                    "keep_last": 3,
+                    "auto_resume": True,
+                    "background": background,
+                },
+                {"type": "huggingface", "output_dir": "model", "save_end_of_training": True, "background": background},
             ],
             "engine": {"type": "torch"},
         }
@@ -243,7 +249,7 @@ KINDS = [(1, None, 3), (2, 2, 1)] if not KILLS else [(1, None, KILLS)] + [
 @pytest.mark.distributed
 @pytest.mark.parametrize(("ranks", "stage", "times"), KINDS)
 def test_a_run_that_is_killed_and_started_again_ends_as_one_left_alone(tmp_path, left_alone, ranks, stage, times):
-    training = Training(tmp_path / "killed", ranks, stage)
+    training = Training(tmp_path / "killed", ranks, stage, background=True)
     killed = kill_and_restart(training, times, seed=ranks * 10 + (stage or 0))
     training.finish()
     training.same_as(left_alone(ranks, stage))

@@ -43,12 +43,23 @@ class SlowDisk:
             self.gate.clear()
 
 
-def test_the_file_is_the_one_that_a_save_without_background_writes(run_recipe, recipe, arctic_home):
+def test_the_file_holds_what_a_save_without_background_writes(run_recipe, recipe, arctic_home):
+    import torch
+
     run_recipe(recipe | {"train_iters": 2})
-    ours = (arctic_home / "kept/global_step_2/engine.pt").read_bytes()
     plain = recipe["checkpoint"] | {"background": False, "output_dir": "plain"}
     run_recipe(recipe | {"train_iters": 2, "checkpoint": plain})
-    assert ours == (arctic_home / "plain/global_step_2/engine.pt").read_bytes()
+    ours, theirs = (torch.load(arctic_home / f"{name}/global_step_2/engine.pt") for name in ("kept", "plain"))
+    assert flat(ours) == flat(theirs)
+
+
+def flat(value):
+    """Nested containers with lists of numbers in place of tensors."""
+    if isinstance(value, dict):
+        return {key: flat(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [flat(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def test_training_goes_on_while_it_is_written_and_a_resume_is_exact(

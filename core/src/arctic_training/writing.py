@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
@@ -13,6 +16,8 @@ from arctic_training.manifest import hash_and_sync
 
 if TYPE_CHECKING:
     import torch
+
+LEAST_PRIORITY = 19
 
 
 class Writer:
@@ -79,6 +84,8 @@ class Writer:
             self._thread.join()
 
     def _finish(self) -> None:
+        if self._thread is not None:
+            _step_back()
         try:
             while self._waiting:
                 self._paths += self._waiting.pop(0)()  # which lets go of its memory
@@ -87,6 +94,13 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - voted on by all ranks, whatever it is
             self.problem = problem_of(error)
             self._waiting.clear()
+
+
+def _step_back() -> None:
+    """Let this thread have what training leaves of the cores, where the system knows priorities of threads."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_PRIORITY)
 
 
 def problem_of(error: Exception) -> str:
