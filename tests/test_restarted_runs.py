@@ -285,6 +285,30 @@ def test_a_signal_saves_and_ends_with_its_code_and_the_same_command_goes_on(tmp_
 
 
 @pytest.mark.slow
+def test_signals_at_random_moments_lose_nothing(tmp_path, left_alone):
+    training = Training(tmp_path / "stopped", background=True)
+    draw = random.Random(1)
+    stopped = 0
+    for _ in range(20 if KILLS else 1):
+        process = training.start()
+        before = training.steps
+        if draw.random() < 0.8:  # otherwise while it starts
+            training.wait_until(lambda before=before: training.steps > before, process)
+        time.sleep(draw.random())
+        process.send_signal(draw.choice([signal.SIGTERM, signal.SIGINT]))
+        code = process.wait(SECONDS)
+        assert code in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT), training.output
+        stopped += code != 0
+        newest, passed_over = newest_checkpoint(training.directory / "kept", resumable=True)
+        assert not passed_over
+        assert newest is None or newest.name == f"global_step_{training.steps}"
+        if code == 0:
+            break
+    training.finish().same_as(left_alone(1, None))
+    print(f"{stopped} signals, {training.steps} steps")
+
+
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("victim", ["launcher", "rank 1"])
 def test_a_signal_to_one_process_of_many_stops_all_of_them_after_the_same_step(tmp_path, left_alone, victim):

@@ -82,6 +82,13 @@ def test_a_run_is_looked_at_asked_to_save_and_asked_to_stop(running, tmp_path):
     refused = arctic("ctl", "run", "save", cwd=tmp_path)
     assert refused.returncode == 2
     assert "the run is over" in refused.stderr
+    again = arctic("run", "recipe.yaml", "--resume", "kept", "exit_iteration_this_run=1", "run_dir=again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert f"resumed from kept/global_step_{read_step(tmp_path)}" in again.stderr
+
+
+def read_step(directory):
+    return max(int(path.name.rpartition("_")[2]) for path in (directory / "kept").glob("global_step_*"))
 
 
 def test_a_run_that_was_killed_is_said_to_be_gone(running, tmp_path):

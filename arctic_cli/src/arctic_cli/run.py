@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from arctic_cli.arguments import Words, divide
@@ -14,6 +15,7 @@ from arctic_training.errors import UsageError
 if TYPE_CHECKING:
     from arctic_training.trainer_config import TrainerConfig
 
+RESUME = "--resume"
 WORDS = "arctic_cli.words"
 """Where a context keeps the divided command line."""
 
@@ -23,6 +25,7 @@ class RunCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with_value, flags = words_of_common_options()
+        with_value |= {RESUME}
         if not {"-h", "--help"}.isdisjoint(args[: args.index("--")] if "--" in args else args):
             return super().parse_args(ctx, ["--help"])
         try:
@@ -40,14 +43,18 @@ class RunCommand(click.Command):
     epilog="\b\nExamples:\n  arctic run recipe.yaml optimizer.lr=1e-4\n  arctic run recipe.yaml --num_gpus 2",
 )
 @click.argument("recipe", metavar="RECIPE [key=value ...] [launcher arguments]")
+@click.option(RESUME, metavar="PATH", help="Go on from a checkpoint, or from the newest of a directory of them.")
 @click.pass_context
-def run(context: click.Context, recipe: str) -> None:
+def run(context: click.Context, recipe: str, resume: str | None) -> None:
     """Train what RECIPE describes.
 
     key=value sets any key of the recipe. Arguments that arctic does not know (--num_gpus 2, --hostfile F, --include
     ...) go to the launcher, which starts one process a rank.
     """
-    context.exit(train(context.meta[WORDS], context.obj))
+    words = context.meta[WORDS]
+    if resume is not None:
+        words = attrs.evolve(words, overrides=(*words.overrides, f"resume={os.path.abspath(resume)}"))
+    context.exit(train(words, context.obj))
 
 
 def train(words: Words, settings: Settings) -> int:

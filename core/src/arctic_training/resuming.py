@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from arctic_training.checkpointing import directory_of
 from arctic_training.distributed import from_first_rank
 from arctic_training.errors import CheckpointError
-from arctic_training.manifest import STATE_FILE, newest_checkpoint, refuse_foreign
+from arctic_training.manifest import STATE_FILE, newest_checkpoint, refuse_foreign, verify
 from arctic_training.retention import MANIFEST, NAME
 from arctic_training.state import TrainState, restore_random_state, seed_everything
 
@@ -19,35 +19,40 @@ if TYPE_CHECKING:
 
 
 def resume(run: Run) -> Path | None:
-    """Go on from the newest complete checkpoint of the entries that say ``auto_resume``.
+    """Go on from the checkpoint that ``resume`` names, or the newest complete one of the entries with ``auto_resume``.
 
     Returns:
         The directory that was loaded, or None when there is none yet.
 
     Raises:
-        CheckpointError: the checkpoint does not fit this run.
+        CheckpointError: the checkpoint is not whole or does not fit this run.
     """
-    candidates = [engine for engine in run.trainer.checkpoint_engines if engine.config.auto_resume]
+    engines = run.trainer.checkpoint_engines
+    candidates = [engine for engine in engines if engine.config.auto_resume]
     for engine in candidates:
         if not engine.resumes:
             raise CheckpointError(
                 f"training cannot go on from a {engine.name} checkpoint: it holds the model alone",
                 remedy="set auto_resume on a checkpoint without type, the engine's own kind",
             )
-    found = from_first_rank(_newest_of(run, candidates) if run.world.is_first else None) if candidates else None
-    if found is None:
+    path = from_first_rank(_chosen(run, candidates) if run.world.is_first else None)
+    if isinstance(path, CheckpointError):
+        raise path
+    if path is None:
         return None
-    number, path = found
-    engine = candidates[number]
     refuse_foreign(path, trusted=run.config.trusted)
     stored = json.loads((path / STATE_FILE).read_text())
-    _refuse_other_batch(run, engine, path, stored)
+    kind = json.loads((path / MANIFEST).read_text())["type"]
+    _refuse_other_batch(run, path, stored)
     layout = run.trainer.engine.layout()
-    if stored.get("layout", layout) == layout and stored["world_size"] == run.world.size:
-        engine.checkpoint_dir = path
-        engine.load(run.trainer.model)
+    same = stored.get("layout", layout) == layout and stored["world_size"] == run.world.size
+    if same and (own := next((engine for engine in engines if engine.name == kind), None)):
+        own.checkpoint_dir = path
+        own.load(run.trainer.model)
+    elif same and kind == run.trainer.engine.checkpoint_type:
+        run.trainer.engine.load(path)
     else:
-        _load_from_elsewhere(run, path, stored, layout)
+        _load_from_elsewhere(run, path, kind, stored, layout)
     run.trainer.state = TrainState.from_dict(stored["state"])
     _fit_position(run)
     _continue_random_numbers(run, path)
@@ -56,25 +61,44 @@ def resume(run: Run) -> Path | None:
     return path
 
 
-def _newest_of(run: Run, engines: list[CheckpointEngine]) -> tuple[int, Path] | None:
-    best: tuple[int, int, Path] | None = None
-    for number, engine in enumerate(engines):
-        path, passed_over = newest_checkpoint(directory_of(engine), resumable=True)
-        for other, problem in passed_over:
-            run.warn(f"checkpoint: passed over {other}: {problem}")
-        if path is not None:
-            step = int(NAME.fullmatch(path.name)[1])  # type: ignore[index]
-            if best is None or step > best[0]:
-                best = (step, number, path)
-    return (best[1], best[2]) if best else None
+def _chosen(run: Run, candidates: list[CheckpointEngine]) -> Path | CheckpointError | None:
+    """The checkpoint to go on from; an error instead of raising it on one rank alone."""
+    found = [path for engine in candidates if (path := _newest_of(run, directory_of(engine)))]
+    newest = max(found, key=_step_of, default=None)
+    if run.config.resume is None:
+        return newest
+    given = Path(run.config.resume).expanduser().absolute()
+    path = given if NAME.fullmatch(given.name) else _newest_of(run, given)
+    problem = "there is no checkpoint in it that training can go on from" if path is None else verify(path)
+    if path is not None and problem is None and not (path / STATE_FILE).is_file():
+        problem = "it holds the model alone"
+    if path is None or problem is not None:
+        return CheckpointError(
+            f"{problem}", where=str(path or given), remedy="name a whole checkpoint, or a directory that holds one"
+        )
+    if newest is not None and _step_of(newest) > _step_of(path):
+        run.say(f"checkpoint: {newest} is newer than {path}, and auto_resume goes on from it")
+        return newest
+    return path
 
 
-def _refuse_other_batch(run: Run, engine: CheckpointEngine, path: Path, stored: dict[str, Any]) -> None:
+def _newest_of(run: Run, directory: Path) -> Path | None:
+    path, passed_over = newest_checkpoint(directory, resumable=True)
+    for other, problem in passed_over:
+        run.warn(f"checkpoint: passed over {other}: {problem}")
+    return path
+
+
+def _step_of(path: Path) -> int:
+    return int(NAME.fullmatch(path.name)[1])  # type: ignore[index]
+
+
+def _refuse_other_batch(run: Run, path: Path, stored: dict[str, Any]) -> None:
     """A step of other rows is another training; whoever means it says so."""
     here, there = run.trainer.train_dataloader.global_batch_size, stored["global_batch_size"]
     if here == there:
         return
-    if not engine.config.allow_other_batch:
+    if not any(engine.config.allow_other_batch for engine in run.trainer.checkpoint_engines):
         raise CheckpointError(
             f"the checkpoint was written with {there} rows in a step, and this run has {here}",
             where=str(path),
@@ -83,9 +107,8 @@ def _refuse_other_batch(run: Run, engine: CheckpointEngine, path: Path, stored: 
     run.warn(f"checkpoint: {there} rows in a step before it was written, {here} from here on (allow_other_batch)")
 
 
-def _load_from_elsewhere(run: Run, path: Path, stored: dict[str, Any], layout: dict[str, Any]) -> None:
+def _load_from_elsewhere(run: Run, path: Path, kind: str, stored: dict[str, Any], layout: dict[str, Any]) -> None:
     """Go on from what another engine, ZeRO stage, precision or number of ranks has saved."""
-    kind = json.loads((path / MANIFEST).read_text())["type"]
     there = {"ranks": stored["world_size"], **stored.get("layout", {})}
     here = {"ranks": run.world.size, **layout}
     names = [name for name in here if there.get(name) != here[name] and name != "num_ranks"]

@@ -76,6 +76,10 @@ class TrainerConfig(ComponentConfig):
     min_iterations: int = key(0, ge=0, doc="Repeat the data until it lasts this many optimizer steps.")
     exit_iteration: int = key(0, ge=0, doc="End training at this optimizer step; 0 for no limit.")
     exit_iteration_this_run: int = key(0, ge=0, doc="Stop after this many steps of this process; a resume goes on.")
+    resume: str | None = key(
+        None,
+        doc="A checkpoint to go on from, or a directory whose newest is taken; it has to be there.",
+    )
     overfit_first_batch: bool = key(False, doc="Train on the first batch again and again.")
     eval_interval: int = key(
         0, ge=0, doc="Optimizer steps between evaluations; given exactly when there is data for it."

@@ -1,0 +1,47 @@
+"""Going on from a checkpoint that is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from arctic_training.errors import CheckpointError
+from arctic_training.testing.contracts.common import figures
+
+
+@pytest.fixture
+def recipe(tiny_recipe):
+    checkpoint = {"output_dir": "first", "save_every_n_steps": 2}
+    return tiny_recipe | {"train_iters": 6, "checkpoint": checkpoint}
+
+
+@pytest.mark.parametrize(("given", "step"), [("first/global_step_2", 2), ("first", 4)])
+def test_training_goes_on_from_the_checkpoint_that_is_named(run_recipe, recipe, arctic_home, given, step):
+    whole = run_recipe(recipe | {"checkpoint": []})
+    run_recipe(recipe | {"exit_iteration_this_run": 5})
+    for path in (str(arctic_home / given), given):
+        run = run_recipe(recipe | {"checkpoint": [], "resume": path})
+        assert run.first_step == step
+        assert figures(run, "loss")[-(6 - step) :] == figures(whole, "loss")[step:]
+
+
+def test_a_checkpoint_of_its_own_that_is_newer_is_taken_where_the_recipe_says_auto_resume(run_recipe, recipe):
+    run_recipe(recipe | {"exit_iteration_this_run": 2})
+    own = {"output_dir": "second", "save_every_n_steps": 3, "auto_resume": True}
+    again = recipe | {"checkpoint": own, "resume": "first", "exit_iteration_this_run": 2}
+    assert run_recipe(again).first_step == 2
+    assert run_recipe(again).first_step == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("nowhere", "there is no checkpoint in it that training can go on from"),
+        ("first/global_step_9", "it has no manifest"),
+        ("first/global_step_2", "engine.pt is missing"),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_or_not_whole_is_refused(run_recipe, recipe, arctic_home, given, problem):
+    run_recipe(recipe | {"exit_iteration_this_run": 2})
+    (arctic_home / "first/global_step_2/engine.pt").unlink()
+    with pytest.raises(CheckpointError, match=problem):
+        run_recipe(recipe | {"resume": given})
