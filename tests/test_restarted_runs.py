@@ -27,6 +27,7 @@ pytest.importorskip("arctic_sft")
 MODEL = Path(__file__).parents[1] / "examples/quickstart/model"
 CHATS = Path(__file__).parents[1] / "examples/quickstart/data/train.jsonl"
 KILLS = int(os.environ.get("ARCTIC_KILLS", "0"))
+ROWS = 480 if KILLS else 60
 SECONDS = 240
 
 TRAIN_PY = """
@@ -91,7 +92,7 @@ class Training:
     def __init__(self, directory: Path, ranks: int = 1, stage: int | None = None, *, background=False, **keys):
         directory.mkdir(exist_ok=True)
         self.directory, self.ranks = directory, ranks
-        (directory / "chats.jsonl").write_text("".join(CHATS.read_text().splitlines(keepends=True)[:60]))
+        (directory / "chats.jsonl").write_text("".join(CHATS.read_text().splitlines(keepends=True)[:ROWS]))
         (directory / "train.py").write_text(TRAIN_PY)
         recipe = {
             "type": "sft",
