@@ -20,7 +20,7 @@ import pytest
 from arctic_cli.arguments import divide
 from arctic_cli.commands import find_commands
 from arctic_cli.legacy import PROGRAM
-from arctic_cli.options import Settings, add_common_options, words_of_common_options
+from arctic_cli.options import Settings, with_common_options, words_of_common_options
 from arctic_training import hookspecs
 from arctic_training.api import configure
 from arctic_training.errors import RecipeError
@@ -117,7 +117,7 @@ def test_every_command_in_the_documentation_parses(words: list[str]):
         return
     table = find_commands()
     assert name in table.entries, f"there is no command {name}"
-    command = add_common_options(table.entries[name].load())
+    command = with_common_options(table.entries[name].load())
     context = command.make_context(name, arguments, obj=Settings())
     if isinstance(command, click.Group) and arguments:
         child, below, rest = command.resolve_command(context, arguments)

@@ -10,7 +10,7 @@ import click
 
 from arctic_cli.errors import guarded
 from arctic_cli.main import show_version
-from arctic_cli.options import Settings, add_common_options
+from arctic_cli.options import Settings, with_common_options
 
 PROGRAM = "arctic_training"
 PROCESS_DATA = "process-data"
@@ -34,7 +34,7 @@ def main(words: Sequence[str] | None = None) -> int:
         from arctic_cli.data import data
 
         command, program, words = data, f"{PROGRAM} {PROCESS_DATA}", words[1:]
-    command = add_common_options(command)
+    command = with_common_options(command)
     return guarded(
         lambda: command.main(args=words or ["--help"], prog_name=program, standalone_mode=False, obj=settings), settings
     )

@@ -9,7 +9,7 @@ import click
 
 from arctic_cli.commands import CommandTable, find_commands
 from arctic_cli.errors import guarded
-from arctic_cli.options import Settings, add_common_options, blocked_in
+from arctic_cli.options import Settings, add_common_options, blocked_in, with_common_options
 
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -71,7 +71,7 @@ class ArcticGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = self.table.entries.get(cmd_name)
-        return add_common_options(entry.load()) if entry else None
+        return with_common_options(entry.load()) if entry else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -5,6 +5,7 @@ They are added to a command when it is loaded, to those of plugins too, and are 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -45,6 +46,15 @@ def add_common_options(command: click.Command) -> click.Command:
         for child in command.commands.values():
             add_common_options(child)
     return command
+
+
+def with_common_options(command: click.Command) -> click.Command:
+    """The same for a copy: the command of a plugin is the plugin's."""
+    copied = copy.copy(command)
+    copied.params = list(command.params)
+    if isinstance(copied, click.Group) and not getattr(copied, "is_lazy", False):
+        copied.commands = {name: with_common_options(child) for name, child in copied.commands.items()}
+    return add_common_options(copied)
 
 
 def words_of_common_options() -> tuple[frozenset[str], frozenset[str]]:

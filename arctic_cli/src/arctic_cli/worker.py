@@ -15,7 +15,7 @@ import click
 
 from arctic_cli.arguments import Words
 from arctic_cli.errors import guarded
-from arctic_cli.options import Settings, add_common_options
+from arctic_cli.options import Settings, with_common_options
 from arctic_cli.run import configure, train_here
 
 
@@ -28,7 +28,7 @@ def main(words: list[str] | None = None) -> int:
     watch_parent()
     wait_without_spinning()
     settings = Settings(speaker=f"rank {os.environ.get('RANK', '?')}")
-    command = add_common_options(worker)
+    command = with_common_options(worker)
     return guarded(lambda: command.main(args=words, prog_name="worker", standalone_mode=False, obj=settings), settings)
 
 
