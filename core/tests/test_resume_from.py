@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from arctic_training.errors import CheckpointError
@@ -45,3 +47,18 @@ def test_a_checkpoint_that_is_not_there_or_not_whole_is_refused(run_recipe, reci
     (arctic_home / "first/global_step_2/engine.pt").unlink()
     with pytest.raises(CheckpointError, match=problem):
         run_recipe(recipe | {"resume": given})
+
+
+def test_other_rows_than_the_checkpoint_was_written_with_are_told(run_recipe, recipe, capsys):
+    run_recipe(recipe | {"exit_iteration_this_run": 2})
+    recipe["data"] |= {"max_length": 20}
+    run_recipe(recipe | {"resume": "first"})
+    assert "the training rows are not those that" in capsys.readouterr().err
+
+
+def test_the_manifest_tells_recipe_data_and_versions(run_recipe, recipe, arctic_home):
+    run = run_recipe(recipe | {"exit_iteration_this_run": 2})
+    manifest = json.loads((arctic_home / "first/global_step_2/manifest.json").read_text())
+    assert manifest["data"] == {"train": run.data_facts["train"]["cache"]}
+    assert "torch" in manifest["versions"]
+    assert len(manifest["recipe"]) == 64

@@ -7,6 +7,7 @@ the vote between the first two steps at which all ranks have written.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,11 +19,13 @@ import attrs
 
 from arctic_training import __version__
 from arctic_training.distributed import from_first_rank, gather_objects
+from arctic_training.dump import dump
 from arctic_training.errors import CheckpointError
 from arctic_training.manifest import STATE_FILE, sync_directory, verify, write_manifest
 from arctic_training.redaction import redacted
 from arctic_training.reporting import human_bytes
 from arctic_training.retention import MANIFEST, metric_of, numbered, remove, steps_to_keep
+from arctic_training.run_record import versions
 from arctic_training.state import TrainState, random_state
 from arctic_training.writing import Writer, problem_of
 
@@ -139,6 +142,11 @@ def complete(run: Run) -> None:
         _forget_old(run, engine, path)
 
 
+def data_keys(run: Run) -> dict[str, str]:
+    """What the rows of each set were made of, as the key of their cache says it; none for rows that are streamed."""
+    return {name: facts["cache"] for name, facts in run.data_facts.items() if facts.get("cache")}
+
+
 def directory_of(engine: CheckpointEngine) -> Path:
     """Where an entry's checkpoints go: its ``output_dir``, or a folder named after its kind in there when an entry
     before it writes into the same one, since both would write ``global_step_<n>``."""
@@ -213,7 +221,10 @@ def _publish(run: Run, pending: Pending, known: dict[str, list[Any]]) -> str | N
         "step": pending.step,
         "world_size": run.world.size,
         "arctic": __version__,
+        "versions": versions(),
         "plugins": run.fingerprint,
+        "recipe": hashlib.sha256(dump(run.config).encode()).hexdigest(),
+        "data": data_keys(run),
         "evaluation": run.last_evaluation if run.last_evaluation_step == pending.step else None,
     }
     try:

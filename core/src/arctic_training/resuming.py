@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arctic_training.checkpointing import directory_of
+from arctic_training.checkpointing import data_keys, directory_of
 from arctic_training.distributed import from_first_rank
 from arctic_training.errors import CheckpointError
 from arctic_training.manifest import STATE_FILE, newest_checkpoint, refuse_foreign, verify
@@ -42,8 +42,10 @@ def resume(run: Run) -> Path | None:
         return None
     refuse_foreign(path, trusted=run.config.trusted)
     stored = json.loads((path / STATE_FILE).read_text())
-    kind = json.loads((path / MANIFEST).read_text())["type"]
+    manifest = json.loads((path / MANIFEST).read_text())
+    kind = manifest["type"]
     _refuse_other_batch(run, path, stored)
+    _warn_of_other_data(run, path, manifest)
     layout = run.trainer.engine.layout()
     same = stored.get("layout", layout) == layout and stored["world_size"] == run.world.size
     if same and (own := next((engine for engine in engines if engine.name == kind), None)):
@@ -105,6 +107,16 @@ def _refuse_other_batch(run: Run, path: Path, stored: dict[str, Any]) -> None:
             remedy="rows = micro_batch_size x gradient_accumulation_steps x ranks; allow_other_batch: true goes on",
         )
     run.warn(f"checkpoint: {there} rows in a step before it was written, {here} from here on (allow_other_batch)")
+
+
+def _warn_of_other_data(run: Run, path: Path, manifest: dict[str, Any]) -> None:
+    """The position in the data is a number of rows, which other rows may stand behind."""
+    there, here = manifest.get("data", {}).get("train"), data_keys(run).get("train")
+    if there and here and there != here:
+        run.warn(
+            f"checkpoint: the training rows are not those that {path} was written with; training goes on behind as "
+            "many of the new ones (arctic cache explain tells what differs)"
+        )
 
 
 def _load_from_elsewhere(run: Run, path: Path, kind: str, stored: dict[str, Any], layout: dict[str, Any]) -> None:

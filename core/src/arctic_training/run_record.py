@@ -132,7 +132,7 @@ def write_record(run: Run) -> None:
         "arctic": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: version for name in RECORDED_VERSIONS if (version := _version(name))},
+        "versions": versions(),
         "plugins": run.fingerprint,
         "code": {"path": str(run.code.path), "sha256": run.code.sha256} if run.code else None,
         "remote_code": run.remote_code,
@@ -161,6 +161,11 @@ def write_fault(run: Run, error: BaseException) -> None:
     directory = run.run_dir / "logs"
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"fault-rank-{run.world.rank}.json").write_text(json.dumps(fault))
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries that decide about a training."""
+    return {name: version for name in RECORDED_VERSIONS if (version := _version(name))}
 
 
 def _version(name: str) -> str | None:
