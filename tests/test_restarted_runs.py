@@ -241,7 +241,7 @@ def kill_and_restart(training: Training, times: int, seed: int) -> int:
     return killed
 
 
-KINDS = [(1, None, 3), (2, 2, 1)] if not KILLS else [(1, None, KILLS)] + [
+KINDS = [(1, None, 2), (2, 2, 1)] if not KILLS else [(1, None, KILLS)] + [
     (ranks, stage, max(2, KILLS // 8)) for ranks in (1, 2) for stage in (0, 1, 2, 3)
 ]  # fmt: skip
 
@@ -261,7 +261,8 @@ def test_a_run_that_is_killed_and_started_again_ends_as_one_left_alone(tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "number"),
-    [(moment, signal.SIGTERM) for moment in ("step", "evaluation", "save", "preparation")] + [("step", signal.SIGINT)],
+    [("step", signal.SIGINT), ("save", signal.SIGTERM), ("preparation", signal.SIGTERM)]
+    + ([("step", signal.SIGTERM), ("evaluation", signal.SIGTERM)] if KILLS else []),
     ids=lambda value: getattr(value, "name", value),
 )
 def test_a_signal_saves_and_ends_with_its_code_and_the_same_command_goes_on(tmp_path, left_alone, moment, number):
@@ -286,11 +287,12 @@ def test_a_signal_saves_and_ends_with_its_code_and_the_same_command_goes_on(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not KILLS, reason="takes minutes: nox -s kills")
 def test_signals_at_random_moments_lose_nothing(tmp_path, left_alone):
     training = Training(tmp_path / "stopped", background=True)
     draw = random.Random(1)
     stopped = 0
-    for _ in range(20 if KILLS else 1):
+    for _ in range(20):
         process = training.start()
         before = training.steps
         if draw.random() < 0.8:  # otherwise while it starts
@@ -311,7 +313,7 @@ def test_signals_at_random_moments_lose_nothing(tmp_path, left_alone):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("victim", ["launcher", "rank 1"])
+@pytest.mark.parametrize("victim", ["launcher", "rank 1"] if KILLS else ["launcher"])
 def test_a_signal_to_one_process_of_many_stops_all_of_them_after_the_same_step(tmp_path, left_alone, victim):
     training = Training(tmp_path / "stopped", ranks=2, stage=2)
     process = training.start()
@@ -339,7 +341,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_names_step_rank_and
     assert not (training.directory / "kept/global_step_5").exists()
 
 
-HOPS = [(2, 2), (1, None), (2, 3), (1, 0), (2, 1)]
+HOPS = [(2, 2), (1, None), (2, 3), (1, 0)]
 """Ranks and ZeRO stage of one process after the other; None is the torch engine."""
 
 
@@ -348,11 +350,12 @@ HOPS = [(2, 2), (1, None), (2, 3), (1, 0), (2, 1)]
 def test_training_goes_on_with_other_ranks_stages_engines_and_micro_batches(tmp_path):
     plain = {"hf_config_kwargs": {"num_hidden_layers": 1, "tie_word_embeddings": True}}  # without dropout
     model = {"name_or_path": str(MODEL), "init": "random", "dtype": "fp32", **plain}
-    whole = Training(tmp_path / "whole", ranks=2, stage=2, model=model).finish()
+    length = {"model": model, "epochs": 10, "eval_interval": 20}
+    whole = Training(tmp_path / "whole", ranks=2, stage=2, **length).finish()
     moving = tmp_path / "moving"
     for number, (ranks, stage) in enumerate(HOPS):
         last = number == len(HOPS) - 1
-        keys = {"model": model, "exit_iteration_this_run": 0 if last else 2}
+        keys = length | {"exit_iteration_this_run": 0 if last else 10}
         if ranks == 1:
             keys |= {
                 "micro_batch_size": 2 if stage is None else 4,
@@ -362,6 +365,8 @@ def test_training_goes_on_with_other_ranks_stages_engines_and_micro_batches(tmp_
     assert "checkpoint: taken over from another layout" in training.output
     records, expected = training.records(), whole.records()
     assert sorted(records) == sorted(expected)
+    apart = max(abs(record["loss"] / expected[step]["loss"] - 1) for step, record in records.items())
+    print(f"{len(records)} steps, losses at most {apart:.1e} apart")
     for step, record in records.items():
         assert record["loss"] == pytest.approx(expected[step]["loss"], rel=1e-3)
         assert record["grad_norm"] == pytest.approx(expected[step]["grad_norm"], rel=1e-2)
