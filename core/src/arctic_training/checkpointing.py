@@ -192,7 +192,7 @@ def _attempt(run: Run, engine: CheckpointEngine, writer: Writer) -> str | None:
         run.hook.arctic_write_checkpoint(path=str(writer.directory), engine=engine, trainer=run.trainer)
     except Exception as error:
         run.log.exception("saving %s failed", writer.directory, extra={"said": True})
-        return problem_of(error)
+        return problem_of(error, writer.directory)
     return None
 
 
@@ -269,9 +269,13 @@ def _no_longer_kept(engine: CheckpointEngine, newest: Path) -> list[Path]:
 
 def _space(engine: CheckpointEngine, path: Path) -> str:
     """What a checkpoint takes and what there is, in words."""
-    needed = f"it takes about {human_bytes(engine.estimated_bytes())}"
+    needed = engine.estimated_bytes()
+    words = f"it takes about {human_bytes(needed)}"
     try:
-        free = f"{human_bytes(shutil.disk_usage(path.parent).free)} are free"
+        free = shutil.disk_usage(path.parent).free
     except OSError:
-        return f"{needed}; see that there is space and permission to write"
-    return f"{needed}, {free}: free some space or set another output_dir"
+        return f"{words}; see that there is space and permission to write"
+    words += f", {human_bytes(free)} are free"
+    if free < needed:
+        return f"{words}: free some space or set another output_dir"
+    return f"{words}: see that it may be written there, and that no quota or limit of file sizes is in the way"
