@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from arctic_training.checkpointing import newest_checkpoint
+from arctic_training.manifest import newest_checkpoint
 
 pytest.importorskip("arctic_sft")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from arctic_training.checkpointing import newest_checkpoint
+from arctic_training.manifest import newest_checkpoint
 
 pytestmark = pytest.mark.usefixtures("arctic_home")
 
@@ -40,9 +40,9 @@ def faulty(tmp_path_factory):
     """What became of a training with a fault at every so many-th operation of its second save."""
 
     @functools.cache
-    def faulty(*faults, stride=1, damaged=False):
+    def faulty(*faults, stride=1, damaged=False, **keys):
         folder = tmp_path_factory.mktemp("faulty")
-        request = {"faults": faults, "stride": stride, "damaged": damaged, "checkpoint": CHECKPOINT}
+        request = {"faults": faults, "stride": stride, "damaged": damaged, "checkpoint": CHECKPOINT | keys}
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "ARCTIC_HOME": str(folder / "home")}
         command = [sys.executable, str(WORKER), str(folder), json.dumps(request)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
@@ -106,6 +106,14 @@ def test_so_does_one_that_puts_away_a_damaged_one_of_the_same_step(faulty):
     assert f"rename {NEW}" in operations
     for case in cases:
         check(case, facts["left alone"], operations)
+
+
+@needs_seccomp
+@pytest.mark.slow
+def test_so_does_one_that_is_written_in_the_background(faulty):
+    facts, cases = faulty("kill", "ENOSPC", background=True)
+    for case in cases:
+        check(case, facts["left alone"], facts["recorded"]["operations"])
 
 
 @needs_seccomp

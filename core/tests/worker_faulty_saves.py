@@ -24,9 +24,9 @@ import traceback
 from pathlib import Path
 
 from arctic_training.checkpoint import EngineCheckpoint
-from arctic_training.checkpointing import newest_checkpoint
 from arctic_training.errors import ArcticError
 from arctic_training.hookspecs import hookimpl
+from arctic_training.manifest import newest_checkpoint
 from arctic_training.plugins import create_plugin_manager
 from arctic_training.recipe import load_recipe
 from arctic_training.resolve import resolve
@@ -146,8 +146,8 @@ def path_of(pid: int, name: str, arguments: list[int]) -> tuple[str, str]:
     return plain, os.path.join(base, text)
 
 
-def supervise(listener: int, fault: Fault, folder: Path) -> None:
-    """Answer until the process is gone."""
+def supervise(process: int, listener: int, fault: Fault, folder: Path) -> None:
+    """Answer the threads of a process until it is gone."""
     names = {number: name for name, number in CALLS[platform.machine()].items()}
     poll = select.poll()
     poll.register(listener)
@@ -155,10 +155,11 @@ def supervise(listener: int, fault: Fault, folder: Path) -> None:
         notified = bytearray(NOTIFIED.size)
         try:
             fcntl.ioctl(listener, RECEIVE, notified)
-            number, pid, _, call, _, _, *arguments = NOTIFIED.unpack(notified)
-            operation, path = path_of(pid, names[call], arguments)
+            number, thread, _, call, _, _, *arguments = NOTIFIED.unpack(notified)
+            operation, path = path_of(thread, names[call], arguments)
             is_ours = Path(path).is_relative_to(folder)
-            error = fault.answer(pid, operation, os.path.relpath(path, folder), arguments) if is_ours else 0
+            name = os.path.relpath(path, folder)
+            error = fault.answer(process, operation, name, arguments) if is_ours else 0
             fcntl.ioctl(listener, SEND, ANSWER.pack(number, 0, -error, 0 if error else GO_ON))
         except (FileNotFoundError, ProcessLookupError):  # killed meanwhile
             continue
@@ -214,7 +215,7 @@ def train(plugins, recipe: dict, fault: Fault | None = None) -> dict:
     if fault is not None:
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
         if descriptors:
-            supervise(descriptors[0], fault, Path(recipe["checkpoint"]["output_dir"]))
+            supervise(pid, descriptors[0], fault, Path(recipe["checkpoint"]["output_dir"]))
     _, status = os.waitpid(pid, 0)
     ours.close()
     found = json.loads(told.read_text()) if told.exists() else {}

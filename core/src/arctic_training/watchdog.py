@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from arctic_training.state import Metrics
     from arctic_training.trainer import Trainer
 
-BETWEEN, LOSS, EVALUATION, SAVE = "waiting for the next batch", "loss", "the evaluation", "saving the checkpoint"
+BETWEEN, LOSS, EVALUATION, SAVE = "between two steps", "loss", "the evaluation", "saving the checkpoint"
 SECONDS_FOR_REPORTS = 5.0
 """How long the first rank whose time is over waits for what the others have to say."""
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -243,20 +243,25 @@ def explain(beats: Mapping[int, Beat], size: int, limit: float) -> str:
     head = f"{_task(first)} takes longer than {limit:g} s"
     if silent:
         last = "; ".join(
-            f"rank {rank} was seen last in {beat.phase} at step {beat.step}" for rank, beat in silent.items()
+            f"rank {rank} was seen last{_where(beat)} at step {beat.step}" for rank, beat in silent.items()
         )
         return f"{head}: {_ranks(silent)} answer{'s' * (len(silent) == 1)} no more; {last}"
+    where = "" if first.phase in (BETWEEN, EVALUATION, SAVE) else _where(first)
     place = f" ({first.place})" if first.place else ""
     if all(beat.waits for beat in behind.values()) and (unseen or len(behind) == size):
         who = "for others, which left no word in this run's directory" if unseen else "for each other"
-        return f"{head}: {_ranks(behind)} wait{'s' * (len(behind) == 1)} {who} in {first.phase}{place}"
-    return f"{head}: {_ranks(behind)} hang{'s' * (len(behind) == 1)} in {first.phase}{place}"
+        return f"{head}: {_ranks(behind)} wait{'s' * (len(behind) == 1)} {who}{where}{place}"
+    return f"{head}: {_ranks(behind)} hang{'s' * (len(behind) == 1)}{where}{place}"
 
 
 def _task(beat: Beat) -> str:
     if beat.phase in (EVALUATION, SAVE):
         return f"{beat.phase} at step {beat.step}"
     return f"what comes between step {beat.step} and the next" if beat.phase == BETWEEN else f"step {beat.step}"
+
+
+def _where(beat: Beat) -> str:
+    return f" {beat.phase}" if beat.phase == BETWEEN else f" in {beat.phase}"
 
 
 def _ranks(beats: Mapping[int, Beat]) -> str:
