@@ -45,7 +45,7 @@ def faulty(tmp_path_factory):
         request = {"faults": faults, "stride": stride, "damaged": damaged, "checkpoint": CHECKPOINT | keys}
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "ARCTIC_HOME": str(folder / "home")}
         command = [sys.executable, str(WORKER), str(folder), json.dumps(request)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
         assert done.returncode == 0, done.stderr
         told = [json.loads(line) for line in done.stdout.splitlines()]
         return {case["fault"]: case for case in told[:3]}, told[3:]

@@ -144,7 +144,7 @@ class Watchdog:
         pause, beats = min(SECONDS_BETWEEN_LOOKS, self.limit / 4), min(SECONDS_BETWEEN_BEATS, self.limit / 4)
         if self.size > 1:
             self._write(self.beat)
-        with open(self.log_path, "a") if self.log_path else open(os.dup(2), "w") as log:
+        with self._open_log() as log:
             while not self.over.wait(min(pause, max(0.0, self.since + self.limit - time.monotonic()))):
                 now = time.monotonic()
                 # From a thread of C: it needs no lock of Python's, which whatever hangs may never give back.
@@ -157,30 +157,37 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _end(self, log: Any) -> None:
-        """Report, hear what the others report, tell the cause, and end this process."""
-        frame = sys._current_frames().get(self.watched)
-        faulthandler.dump_traceback(file=log)
-        beat = attrs.evolve(self.beat, place=_place(frame), waits=_waits(frame), reported=True)
-        beats = {self.rank: beat}
-        if self.size > 1:
-            self._write(beat)
-            self._alarm.touch()
-            beats |= self._hear()
-        error = TrainingStopped(
-            explain(beats, self.size, self.limit),
-            remedy=f"the stacks of all threads: {self.log_path or 'above'}; a larger step_timeout waits longer",
-        )
-        on_one_line = "; ".join(line.strip() for line in str(error).splitlines())
-        text = f"rank {self.rank}: error: {on_one_line}" if self.size > 1 else f"error: {error}"
-        print(text, file=sys.stderr, flush=True)
-        self.run.log.error("the run ended: %s", error, extra={"said": True})
-        if self.run.status is not None:
-            self.run.status.end(error)
+        """Report, hear what the others report, tell the cause, and end this process, whatever else fails."""
         try:
+            frame = sys._current_frames().get(self.watched)
+            faulthandler.dump_traceback(file=log)
+            beat = attrs.evolve(self.beat, place=_place(frame), waits=_waits(frame), reported=True)
+            beats = {self.rank: beat}
+            if self.size > 1:
+                self._write(beat)
+                beats |= self._hear()
+            error = TrainingStopped(
+                explain(beats, self.size, self.limit),
+                remedy=f"the stacks of all threads: {self.log_path or 'above'}; a larger step_timeout waits longer",
+            )
+            on_one_line = "; ".join(line.strip() for line in str(error).splitlines())
+            text = f"rank {self.rank}: error: {on_one_line}" if self.size > 1 else f"error: {error}"
+            print(text, file=sys.stderr, flush=True)
+            self.run.log.error("the run ended: %s", error, extra={"said": True})
+            if self.run.status is not None:
+                self.run.status.end(error)
             write_fault(self.run, error)
+        except Exception:  # noqa: BLE001 - a full disk, for one, and nobody else would tell it
+            traceback.print_exc()
         finally:
             end_children()
-            os._exit(error.exit_code)
+            os._exit(TrainingStopped.exit_code)
+
+    def _open_log(self) -> Any:
+        try:
+            return open(self.log_path, "a") if self.log_path else open(os.dup(2), "w")
+        except OSError:
+            return open(os.dup(2), "w")
 
     def _hear(self) -> dict[int, Beat]:
         """What the other ranks report, or told last when they do not."""
@@ -195,12 +202,14 @@ class Watchdog:
             time.sleep(0.05)
 
     def _write(self, beat: Beat) -> None:
-        """Replace this rank's file in one go."""
+        """Replace this rank's file in one go; a report calls the others."""
         new = self.folder / f".heartbeat-rank-{self.rank}.new"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             new.write_text(json.dumps(attrs.asdict(beat)), encoding="utf-8")
             os.replace(new, self._path_of(self.rank))
+            if beat.reported:
+                self._alarm.touch()
         except OSError as error:
             self.run.log.warning("the watchdog cannot tell the other ranks: %s", error)
 
