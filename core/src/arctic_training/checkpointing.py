@@ -24,7 +24,16 @@ from arctic_training.errors import CheckpointError
 from arctic_training.manifest import STATE_FILE, sync_directory, verify, write_manifest
 from arctic_training.redaction import redacted
 from arctic_training.reporting import human_bytes
-from arctic_training.retention import MANIFEST, metric_of, numbered, remove, steps_to_keep
+from arctic_training.retention import (
+    INCOMPLETE,
+    MANIFEST,
+    REPLACED,
+    metric_of,
+    numbered,
+    remove,
+    remove_rubble,
+    steps_to_keep,
+)
 from arctic_training.run_record import versions
 from arctic_training.state import TrainState, random_state
 from arctic_training.writing import Writer, problem_of
@@ -84,7 +93,7 @@ def save(run: Run, engine: CheckpointEngine) -> Path:
         return path
     complete(run)  # at most one in flight
     trainer.hook.arctic_before_save(path=str(path), step=step, trainer=trainer)
-    writer = Writer(path.with_name(path.name + ".incomplete"), background=engine.config.background)
+    writer = Writer(path.with_name(path.name + INCOMPLETE), background=engine.config.background)
     run.pending = Pending(engine, path, writer, step, time.perf_counter(), _attempt(run, engine, writer))
     run.saved[engine] = path
     run.saved_at[engine] = time.monotonic()
@@ -191,7 +200,7 @@ def _attempt(run: Run, engine: CheckpointEngine, writer: Writer) -> str | None:
         run.hook.arctic_write_checkpoint(path=str(writer.directory), engine=engine, trainer=run.trainer)
     except Exception as error:
         run.log.exception("saving %s failed", writer.directory, extra={"said": True})
-        return problem_of(error)
+        return problem_of(error, writer.directory)
     return None
 
 
@@ -229,7 +238,7 @@ def _publish(run: Run, pending: Pending, known: dict[str, list[Any]]) -> str | N
     }
     try:
         write_manifest(incomplete, facts, known)
-        replaced = path.with_name(path.name + ".replaced")
+        replaced = path.with_name(path.name + REPLACED)
         if path.exists():
             shutil.rmtree(replaced, ignore_errors=True)  # of a process that ended before it could
             run.warn(f"checkpoint: {path} of an earlier run is replaced")
@@ -243,31 +252,41 @@ def _publish(run: Run, pending: Pending, known: dict[str, list[Any]]) -> str | N
 
 
 def _forget_old(run: Run, engine: CheckpointEngine, newest: Path) -> None:
-    """Remove what the entry does not keep, once the new checkpoint has been read back."""
+    """Remove what the entry does not keep, once the new checkpoint has been read back. Training goes on where that
+    fails: the new one is written."""
+    try:
+        remove_rubble(newest.parent)
+        going = _no_longer_kept(engine, newest)
+        if not going:
+            return
+        if problem := verify(newest):
+            raise CheckpointError(
+                f"the checkpoint that was just written is damaged: {problem}",
+                where=str(newest),
+                remedy="look at the disk; earlier checkpoints were kept",
+            )
+        for path in going:
+            remove(path)
+    except OSError as error:
+        run.warn(f"checkpoint: old ones could not be removed: {error}")
+
+
+def _no_longer_kept(engine: CheckpointEngine, newest: Path) -> list[Path]:
     config = engine.config
     found = {step: path for step, path in numbered(newest.parent).items() if (path / MANIFEST).is_file()}
     values = {step: metric_of(path, config.best_metric) if config.keep_best else None for step, path in found.items()}
-    going = [path for step, path in found.items() if step not in steps_to_keep(values, config) and path != newest]
-    if not going:
-        return
-    if problem := verify(newest):
-        raise CheckpointError(
-            f"the checkpoint that was just written is damaged: {problem}",
-            where=str(newest),
-            remedy="look at the disk; earlier checkpoints were kept",
-        )
-    for path in going:
-        try:
-            remove(path)
-        except OSError as error:  # the new one is written, and training can go on
-            run.warn(f"checkpoint: {path} could not be removed: {error}")
+    return [path for step, path in found.items() if step not in steps_to_keep(values, config) and path != newest]
 
 
 def _space(engine: CheckpointEngine, path: Path) -> str:
     """What a checkpoint takes and what there is, in words."""
-    needed = f"it takes about {human_bytes(engine.estimated_bytes())}"
+    needed = engine.estimated_bytes()
+    words = f"it takes about {human_bytes(needed)}"
     try:
-        free = f"{human_bytes(shutil.disk_usage(path.parent).free)} are free"
+        free = shutil.disk_usage(path.parent).free
     except OSError:
-        return f"{needed}; see that there is space and permission to write"
-    return f"{needed}, {free}: free some space or set another output_dir"
+        return f"{words}; see that there is space and permission to write"
+    words += f", {human_bytes(free)} are free"
+    if free < needed:
+        return f"{words}: free some space or set another output_dir"
+    return f"{words}: see that it may be written there, and that no quota or limit of file sizes is in the way"

@@ -111,11 +111,19 @@ def end_group(group: int) -> None:
 
 def end_family() -> None:
     """Kill this process and all below it, and remove the shared memory that they would leave behind."""
+    for path in mapped_segments(os.getpid()):
+        path.unlink(missing_ok=True)
+    end_children()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_children() -> None:
+    """Kill all processes below this one, and remove the shared memory that they would leave behind."""
     pids = [process.pid for process in descendants(os.getpid())]
-    for pid in (*pids, os.getpid()):
+    for pid in pids:
         for path in mapped_segments(pid):
             path.unlink(missing_ok=True)
-    for pid in (*pids, os.getpid()):
+    for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):

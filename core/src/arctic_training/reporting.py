@@ -28,15 +28,18 @@ class MetricsFile:
     def __init__(self, paths: list[Path]) -> None:
         self.files: list[TextIO] = []
         for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.files.append(open(path, "a"))  # noqa: SIM115 - open for as long as the run
+            self.files.append(_opened(path))
             if not _ends_a_line(path):  # a process that was killed while it wrote
                 self.files[-1].write("\n")
 
     @hookimpl
     def arctic_log_metrics(self, metrics: Metrics, step: int, run: Run) -> None:
         line = json.dumps(_strict(metrics), allow_nan=False, default=str) + "\n"
-        for file in self.files:
+        for number, file in enumerate(self.files):
+            if not os.fstat(file.fileno()).st_nlink:
+                file.close()
+                file = self.files[number] = _opened(Path(file.name))
+                run.warn(f"{file.name} was removed; it goes on from step {step}")
             file.write(line)
             file.flush()
 
@@ -134,6 +137,11 @@ class Progress:
             self.line(text)
             return
         self.show(text)
+
+
+def _opened(path: Path) -> TextIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "a")
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"global_step_(\d+)")
 MANIFEST = "manifest.json"
-REMOVED = ".removed"
-"""What a checkpoint is called while it is removed, so that half of one is never taken for a whole."""
+INCOMPLETE, REPLACED, REMOVED = ".incomplete", ".replaced", ".removed"
+"""What a checkpoint is called while it is written, while one of the same step takes its place, and while it is removed,
+so that half of one is never taken for a whole."""
 
 
 def numbered(directory: Path) -> dict[int, Path]:
@@ -62,13 +63,19 @@ def metric_of(path: Path, name: str) -> float | None:
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint, and what is left of one that was being removed when a process ended.
+    """Remove a checkpoint.
 
     Raises:
         OSError: it cannot be.
     """
-    for left in path.parent.glob(f"global_step_*{REMOVED}"):
-        shutil.rmtree(left, ignore_errors=True)
     going = path.with_name(path.name + REMOVED)
     os.rename(path, going)
     shutil.rmtree(going)
+
+
+def remove_rubble(directory: Path) -> None:
+    """Remove what processes left that ended while they wrote or removed a checkpoint; not while one is written."""
+    for path in directory.iterdir():
+        name, suffix = path.stem, path.suffix
+        if suffix in (INCOMPLETE, REPLACED, REMOVED) and NAME.fullmatch(name):
+            shutil.rmtree(path, ignore_errors=True)

@@ -27,6 +27,7 @@ from arctic_training.status import FILE as STATUS_FILE
 from arctic_training.status import StatusFile
 from arctic_training.steering import Steering
 from arctic_training.trust import closed_to_others, written_by_others
+from arctic_training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import torch
@@ -156,6 +157,8 @@ class Run:
         if self.world.is_first:
             self._start_reporting()
             write_record(self)
+        if self.config.step_timeout and not self.only_prepares:
+            self._register(Watchdog(self), "watchdog")
         for number, callback in enumerate(self.config.callbacks):
             self._register(self.make(callback), f"callback {number} {callback.type}")
         self.hook.arctic_configure(run=self)

@@ -74,6 +74,26 @@ def _slurm_job() -> str:
     return ".".join(os.environ[name] for name in names if os.environ.get(name))
 
 
+class LogFile(logging.FileHandler):
+    """A log that cannot be written any more, on a full disk, is said once and takes nothing down with it."""
+
+    is_broken = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.is_broken:
+            self.is_broken = True
+            print(f"warning: the log {self.baseFilename} cannot be written: {error.strerror}", file=sys.stderr)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:  # what could not be written before; that was said
+            self.is_broken = True
+
+
 def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]:
     """This rank's logger and log file. Arctic's lines go to the file, and what was not said already is printed from
     ``level`` on.
@@ -96,7 +116,7 @@ def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]
     if config.file_output_ranks == "*" or rank in config.file_output_ranks:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(path))
+            handlers.append(LogFile(path))
         except OSError as error:
             raise UsageError(
                 f"the run's log cannot be written: {error}",
@@ -160,7 +180,10 @@ def write_fault(run: Run, error: BaseException) -> None:
     }
     directory = run.run_dir / "logs"
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / f"fault-rank-{run.world.rank}.json").write_text(json.dumps(fault))
+    path = directory / f"fault-rank-{run.world.rank}.json"
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(json.dumps(fault))
+    os.replace(new, path)  # whole or not at all: on a full disk half of it would be all that its reader finds
 
 
 def versions() -> dict[str, str]:

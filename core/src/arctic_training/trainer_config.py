@@ -106,6 +106,13 @@ class TrainerConfig(ComponentConfig):
         1800.0, gt=0, doc="Seconds that a collective may wait for the slowest rank; preparing data is none."
     )
 
+    step_timeout: float = key(
+        0.0,
+        ge=0,
+        doc="Seconds that an optimizer step with its wait for data may take, as may a micro-batch of an evaluation and "
+        "a save; then every rank writes its stacks into its log and the run ends. 0 for no limit.",
+    )
+
     sequence_parallel_size: int = key(1, ge=1, later=SEQUENCE_PARALLEL, doc="Ranks that share one sequence.")
     expert_parallel_size: int = key(1, ge=1, later=EXPERT_PARALLEL, doc="Ranks that share one set of experts.")
     arctic_moe: bool | Literal["auto"] = key(

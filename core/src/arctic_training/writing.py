@@ -92,7 +92,7 @@ class Writer:
             for path in self._paths:
                 self.hashes[path.relative_to(self.directory).as_posix()] = hash_and_sync(path)
         except Exception as error:  # noqa: BLE001 - voted on by all ranks, whatever it is
-            self.problem = problem_of(error)
+            self.problem = problem_of(error, self.directory)
             self._waiting.clear()
 
 
@@ -103,9 +103,33 @@ def _step_back() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_PRIORITY)
 
 
-def problem_of(error: Exception) -> str:
-    """What went wrong, as text that ranks can send each other."""
-    return str(error) if isinstance(error, (OSError, ArcticError)) else f"{type(error).__name__}: {error}"
+def problem_of(error: Exception, directory: Path) -> str:
+    """What went wrong with a checkpoint, as text that ranks can send each other.
+
+    Args:
+        error: what was raised.
+        directory: of the checkpoint, which is lost.
+    """
+    if reason := _reason_of(error, directory):
+        return reason
+    if isinstance(error, ArcticError):
+        return error.message
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+
+
+def _reason_of(error: Exception, directory: Path) -> str | None:
+    """Why a file cannot grow, which torch does not tell: of a full disk it says that a position is unexpected. One more
+    block is tried on each file of what is lost anyway."""
+    if not isinstance(error.__cause__ or error, RuntimeError):
+        return None
+    path = directory
+    try:
+        for path in sorted(each for each in directory.rglob("*") if each.is_file()):
+            with open(path, "ab", buffering=0) as file:
+                file.write(bytes(4096))
+    except OSError as found:
+        return f"{found.strerror}: {found.filename or path}"
+    return None
 
 
 def on_host(state: Any) -> Any:
