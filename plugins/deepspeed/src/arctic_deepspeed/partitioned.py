@@ -31,7 +31,9 @@ def partitioned_loading(model_config: Any, config: Any, run: Any) -> Iterator[No
         run.warn("every rank loads the whole model before ZeRO-3 divides it: pip install accelerate avoids that")
         yield
         return
-    process.import_without_compiling()
+    deepspeed = process.import_without_compiling()
+    # Before it has its own communication, which is made with the engine, DeepSpeed takes each rank for the only one.
+    deepspeed.init_distributed(verbose=False)
     from transformers.integrations import HfDeepSpeedConfig
 
     alive = HfDeepSpeedConfig(ds_config.complete_for(run, model_config))
