@@ -248,7 +248,9 @@ def test_the_earliest_fault_is_the_cause(tmp_path):
     assert fault.rank == 1
     error = explain_failure(1, tmp_path)
     assert error.exit_code == 6
-    assert str(error) == "rank 1: the loss is nan at step 3\n  the whole log: logs/rank-1.log"
+    assert (
+        str(error) == "rank 1: the loss is nan at step 3\n  lower the learning rate\n  the whole log: logs/rank-1.log"
+    )
 
 
 def test_a_rank_that_aborts_because_another_failed_is_not_the_cause(tmp_path):

@@ -367,3 +367,11 @@ def test_a_kind_whose_model_cannot_be_read_says_so(tmp_path):
 
     with pytest.raises(CheckpointError, match="cannot be taken out of a secretive checkpoint"):
         Secretive.read_model(tmp_path)
+
+
+def test_a_training_whose_end_is_not_saved_is_told_before_the_first_step(run_recipe, tiny_recipe, capsys):
+    recipe = tiny_recipe | {"train_iters": 5}
+    run_recipe(recipe | {"checkpoint": {"output_dir": "out", "save_every_n_steps": 2}})
+    assert "what training ends with is not saved" in capsys.readouterr().err
+    run_recipe(recipe | {"checkpoint": {"output_dir": "other", "save_every_n_steps": 5}})
+    assert "is not saved" not in capsys.readouterr().err

@@ -37,7 +37,8 @@ def test_a_checkpoint_of_its_own_that_is_newer_is_taken_where_the_recipe_says_au
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ("nowhere", "there is no checkpoint in it that training can go on from"),
+        ("nowhere", "there is no such directory"),
+        ("arctic-home", "there is no checkpoint in it that training can go on from"),
         ("first/global_step_9", "it has no manifest"),
         ("first/global_step_2", "engine.pt is missing"),
     ],

@@ -110,7 +110,7 @@ def test_a_request_for_a_checkpoint_is_met_once_and_answered(run_recipe, plugin_
     run_recipe(recipe)
     assert [path.name for path in (arctic_home / "kept").iterdir()] == ["global_step_3"]
     answer = json.loads((arctic_home / "run/control/save.done").read_text())
-    assert answer == {"step": 3, "saved": [str(arctic_home / "kept/global_step_3")]}
+    assert answer == {"step": 3, "saved": [str(arctic_home / "kept/global_step_3")], "losses": {}}
 
 
 def test_a_request_to_stop_saves_first(run_recipe, plugin_manager, recipe, arctic_home):
@@ -125,7 +125,9 @@ def test_a_request_for_an_evaluation_is_met(run_recipe, plugin_manager, recipe):
     plugin_manager.register(After(2, ask("evaluate")), "outside")
     data = recipe["data"] | {"eval_sources": recipe["data"]["sources"]}
     run = run_recipe(recipe | {"data": data, "eval_interval": 3})
-    assert [line["step"] for line in run.metrics if line["kind"] == "eval"] == [2, 3, 4]
+    losses = {line["step"]: line["loss"] for line in run.metrics if line["kind"] == "eval"}
+    assert list(losses) == [2, 3, 4]
+    assert json.loads((run.run_dir / "control/evaluate.done").read_text())["losses"] == {"eval": losses[2]}
 
 
 def test_what_was_asked_of_an_earlier_run_in_the_same_directory_is_forgotten(run_recipe, recipe, arctic_home):

@@ -39,8 +39,18 @@ def ctl(run_dir: Path, action: str, no_wait: bool, as_json: bool) -> None:
     elif answer is None:
         say(f"asked the run to {action} after the step it is in")
     else:
-        paths = f": {', '.join(answer['saved'])}" if answer["saved"] and action != "evaluate" else ""
-        say(f"{DONE[action]} after step {answer['step']}{paths}")
+        say(words_of(action, answer))
+
+
+def words_of(action: str, answer: dict[str, Any]) -> str:
+    """What a run answered, for people."""
+    if action == "evaluate":
+        if not answer["losses"]:
+            return "not evaluated: the run has no evaluation data"
+        losses = ", ".join(f"{name}: loss {loss:.4f}" for name, loss in answer["losses"].items())
+        return f"evaluated after step {answer['step']}: {losses}"
+    paths = ", ".join(answer["saved"]) or "nothing to save to: the recipe's checkpoint has no entry"
+    return f"{DONE[action]} after step {answer['step']}: {paths}"
 
 
 def ask(run_dir: Path, action: str, *, wait: bool) -> dict[str, Any] | None:
@@ -112,7 +122,7 @@ def _status_of(run_dir: Path) -> dict[str, Any]:
         raise UsageError(f"its status cannot be read: {error}", where=str(run_dir)) from error
     if status is None:
         raise UsageError(
-            f"there is no {FILE} in it",
+            f"there is no {FILE} in it" if run_dir.is_dir() else "there is no such directory",
             where=str(run_dir),
             remedy="name the directory of a run, as its first line tells it: runs/NAME-DATE-TIME",
         )
@@ -130,5 +140,7 @@ def _refuse_ended(run_dir: Path, status: dict[str, Any]) -> None:
         raise UsageError(
             f"the run is over: {_STATES.get(status['state'], status['state'])}",
             where=os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir),
-            remedy="start it again; with auto_resume it goes on from its last checkpoint",
+            remedy="start it again; with auto_resume it goes on from its last checkpoint"
+            if status["state"] != "finished"
+            else "ask a run that is going on",
         )

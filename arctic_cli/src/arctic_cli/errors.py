@@ -19,7 +19,7 @@ import click
 
 from arctic_cli.options import Settings
 from arctic_cli.terminal import complain
-from arctic_training.errors import ArcticError, Interrupted, PluginError, RecipeError
+from arctic_training.errors import ArcticError, Interrupted, PluginError, RecipeError, StoppedOnRequest
 from arctic_training.redaction import redact, redacting_streams, shown_command
 from arctic_training.trust import closed_to_others
 
@@ -90,7 +90,7 @@ def _explained(error: BaseException) -> tuple[int, list[str]]:
 
 
 def _lines_of(error: ArcticError) -> list[str]:
-    lines = (str(error) if isinstance(error, Interrupted) else f"error: {error}").splitlines()
+    lines = (str(error) if isinstance(error, (Interrupted, StoppedOnRequest)) else f"error: {error}").splitlines()
     log = getattr(error, "arctic_log_path", None)
     if len(lines) > MOST_LINES - bool(log) and not isinstance(error, PluginError):  # each of its faults has a remedy
         log = write_log(error)

@@ -125,8 +125,8 @@ def explain_failure(code: int, run_dir: Path) -> RankFailed:
     number = -code if code < 0 else code - 128
     is_signal = number in {each.value for each in signal.Signals}
     if fault is not None and (not is_signal or number == signal.SIGABRT or fault.exit_code == code):
-        cause = next(iter(fault.message.strip().splitlines()), "failed without a word")
-        place = f"the whole log: {fault.log}"
+        cause, *remedy = [line.strip() for line in fault.message.strip().splitlines()] or ["failed without a word"]
+        place = "\n  ".join([*remedy[:1], f"the whole log: {fault.log}"])
         return RankFailed(cause, where=f"rank {fault.rank}", exit_code=fault.exit_code, remedy=place)
     logs = sorted((run_dir / "logs").glob("rank-*.log"))
     place = f"the logs of the ranks: {run_dir / 'logs'}" if logs else "no rank wrote a log; the lines above say more"

@@ -68,6 +68,8 @@ class CheckpointEngine(Component):
     config: CheckpointConfig
     resumes: ClassVar[bool] = False
     """Whether training can go on from what ``save`` writes."""
+    of_engine: ClassVar[str | None] = None
+    """The engine whose state it writes; None where it takes any engine's."""
     checkpoint_dir: Path
     """The directory to write into or read from; set before ``save`` and ``load`` are called, and existing."""
     _writer: Writer | None = None
@@ -156,6 +158,7 @@ class EngineCheckpoint(CheckpointEngine):
 
     name = "torch"
     resumes = True
+    of_engine = "torch"
 
     def save(self, model: Any) -> None:
         self.trainer.engine.writer = self.writer

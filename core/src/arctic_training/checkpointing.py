@@ -77,6 +77,18 @@ def due_at_end(trainer: Trainer, *, only_missing: bool = False) -> list[Checkpoi
     return [engine for engine, is_missing in zip(engines, from_first_rank(missing), strict=True) if is_missing]
 
 
+def saves_the_end(trainer: Trainer) -> bool:
+    """Whether an entry saves after the last step, as far as the recipe tells."""
+    configs = [engine.config for engine in trainer.checkpoint_engines if engine.config.enabled]
+    last = trainer.last_step
+    return any(
+        config.save_end_of_training
+        or config.save_every_n_epochs
+        or (config.save_every_n_steps and last % config.save_every_n_steps == 0)
+        for config in configs
+    )
+
+
 def save(run: Run, engine: CheckpointEngine) -> Path:
     """Write one checkpoint, or begin to, where its entry says ``background``. Every rank calls it between two steps.
 

@@ -84,6 +84,10 @@ class TrainingStopped(ArcticError):
     exit_code = 6
 
 
+class StoppedOnRequest(TrainingStopped):
+    """Somebody asked the run to stop, and it did."""
+
+
 class Interrupted(ArcticError):
     """Somebody stopped the run with a signal; its exit code is 128 and the signal's number.
 

@@ -70,6 +70,25 @@ def choose_engine(run: Run) -> tuple[type[Engine], Any, str]:
     return engine_class, engine_config, reason
 
 
+def refuse_checkpoints_of_other_engines(run: Run) -> None:
+    """A kind of checkpoint that holds the state of one engine cannot hold that of another.
+
+    Raises:
+        RecipeError: an entry asks for it.
+    """
+    for number, entry in enumerate(run.config.checkpoint):
+        engine = getattr(entry.component, "of_engine", None)
+        if entry.enabled and engine not in (None, run.engine_class.name):
+            raise RecipeError(
+                run.config.recipe.problem(
+                    ("checkpoint", number, "type"),
+                    f"{entry.type} holds the state of the {engine} engine, and this run has the "
+                    f"{run.engine_class.name} engine, since {run.engine_reason}",
+                    remedy="leave it out, which means the engine's own kind",
+                )
+            )
+
+
 def refuse_other_components(config: TrainerConfig, given: type[Trainer]) -> None:
     """A trainer made by hand must want what the recipe was resolved for."""
     wanted = config.trainer_class

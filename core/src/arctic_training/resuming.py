@@ -71,7 +71,8 @@ def _chosen(run: Run, candidates: list[CheckpointEngine]) -> Path | CheckpointEr
         return newest
     given = Path(run.config.resume).expanduser().absolute()
     path = given if NAME.fullmatch(given.name) else _newest_of(run, given)
-    problem = "there is no checkpoint in it that training can go on from" if path is None else verify(path)
+    nothing = "there is no checkpoint in it that training can go on from"
+    problem = verify(path) if path else nothing if given.is_dir() else "there is no such directory"
     if path is not None and problem is None and not (path / STATE_FILE).is_file():
         problem = "it holds the model alone"
     if path is None or problem is not None:
@@ -104,7 +105,8 @@ def _refuse_other_batch(run: Run, path: Path, stored: dict[str, Any]) -> None:
         raise CheckpointError(
             f"the checkpoint was written with {there} rows in a step, and this run has {here}",
             where=str(path),
-            remedy="rows = micro_batch_size x gradient_accumulation_steps x ranks; allow_other_batch: true goes on",
+            remedy="rows = gradient_accumulation_steps x micro_batch_size x ranks: twice the ranks need half the "
+            "accumulation; allow_other_batch: true on the entry of checkpoint goes on all the same",
         )
     run.warn(f"checkpoint: {there} rows in a step before it was written, {here} from here on (allow_other_batch)")
 
@@ -123,8 +125,8 @@ def _load_from_elsewhere(run: Run, path: Path, kind: str, stored: dict[str, Any]
     """Go on from what another engine, ZeRO stage, precision or number of ranks has saved."""
     there = {"ranks": stored["world_size"], **stored.get("layout", {})}
     here = {"ranks": run.world.size, **layout}
-    names = [name for name in here if there.get(name) != here[name] and name != "num_ranks"]
-    changed = [f"{name.replace('_', ' ')} {there.get(name)} -> {here[name]}" for name in names]
+    names = [name for name in here if name in there and there[name] != here[name] and name != "num_ranks"]
+    changed = [f"{name.replace('_', ' ')} {there[name]} -> {here[name]}" for name in names]
     run.say(f"checkpoint: taken over from another layout: {', '.join(changed)}")
     written_by: Any = run.plugins.registry.get("checkpoint", kind, needed_by=f"the checkpoint {path}")
     run.trainer.engine.continue_from(written_by.read_state(path))

@@ -153,6 +153,7 @@ class Run:
         seed_everything(self.config.seed)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.engine_class, self.engine_config, self.engine_reason = preflight.choose_engine(self)
+        preflight.refuse_checkpoints_of_other_engines(self)
         self.engine_class.prepare_process(self)
         if self.world.is_first:
             self._start_reporting()
@@ -270,6 +271,8 @@ class Run:
             self.say(f"training is complete: {trainer.state.step} of {trainer.last_step} steps are taken")
         else:
             self.say(f"training: {trainer.last_step} steps of {trainer.train_dataloader.global_batch_size} rows")
+            if not checkpointing.saves_the_end(trainer):
+                self.warn("what training ends with is not saved: no entry of checkpoint says save_end_of_training")
 
     def finish(self) -> None:
         """Say what came of it."""

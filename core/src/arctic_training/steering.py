@@ -17,7 +17,7 @@ import attrs
 
 from arctic_training.checkpointing import complete, due_by_clock
 from arctic_training.distributed import largest_over_ranks
-from arctic_training.errors import Interrupted, TrainingStopped
+from arctic_training.errors import Interrupted, StoppedOnRequest, TrainingStopped
 from arctic_training.signals import SAVING, STOPPING
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class Steering:
             complete(self.run)
         if asked.evaluate and trainer.eval_dataloaders and self.run.last_evaluation_step != step:
             trainer.evaluate()
+        losses = {name: record["loss"] for name, record in self.run.last_evaluation.items()} if asked.evaluate else {}
         if asked.kill:
             complete(self.run)
             switch = self.run.kill_switch_path
@@ -129,13 +130,14 @@ class Steering:
             complete(self.run)  # whoever asked wants to find it whole
         saved = [str(path) for path in self.run.saved.values() if path.name.endswith(f"_{step}")]
         if asked.by_file and self.run.world.is_first:
-            self._answer(step, saved)
+            self._answer({"step": step, "saved": saved, "losses": losses})
         if asked.signal:
             name = signal.Signals(asked.signal).name
             self.run.event("stopped", step=step, reason=name)
             raise Interrupted(f"stopped by {name} after step {step}", signal=asked.signal, remedy=_going_on(saved))
         if asked.stop:
-            raise self._stopped(step, f"stopped after step {step}, as was asked", _going_on(saved))
+            self.run.event("stopped", step=step, reason="asked to stop")
+            raise StoppedOnRequest(f"stopped after step {step}, as was asked", remedy=_going_on(saved))
 
     def agree(self) -> Asked:
         """What is to be done after this step."""
@@ -155,12 +157,12 @@ class Steering:
         self.run.event("stopped", step=step, reason=reason)
         return TrainingStopped(reason, remedy=remedy)
 
-    def _answer(self, step: int, saved: list[str]) -> None:
+    def _answer(self, facts: dict[str, Any]) -> None:
         """Tell those who asked by a file that it is done."""
         for name in REQUESTS:
             taken, done = self.folder / f"{name}.taken", self.folder / f"{name}.done"
             if taken.exists():
-                taken.write_text(json.dumps({"step": step, "saved": saved}))
+                taken.write_text(json.dumps(facts))
                 os.replace(taken, done)
 
     @property
@@ -188,6 +190,8 @@ class Steering:
         again, self.signal = bool(self.signal), self.signal or number
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt  # whoever asks twice does not want to wait
+        if self.is_training and not again and self.run.world.is_first:
+            os.write(2, b"stopping after this step; a second Ctrl-C ends at once\n")  # nothing else is safe in here
         if not self.is_training and not again:
             raise self._before_training(number)
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from arctic_training.errors import CheckpointError
+from arctic_training.errors import CheckpointError, RecipeError
 from arctic_training.manifest import verify
 from arctic_training.testing.contracts.common import KeepsWeights, figures, last_weights
 
@@ -84,3 +84,9 @@ def test_a_checkpoint_from_before_parameters_had_names_is_refused(run_recipe, re
     assert verify(path) is None
     with pytest.raises(CheckpointError, match="cannot be read for another engine"):
         run_recipe(on(recipe, 2))
+
+
+def test_a_kind_of_checkpoint_that_another_engine_writes_is_refused_before_anything_is_built(run_recipe, recipe):
+    recipe["checkpoint"] = {"type": "deepspeed", "output_dir": "kept", "save_every_n_steps": 2}
+    with pytest.raises(RecipeError, match=r"checkpoint\.0\.type: deepspeed holds the state of the deepspeed engine"):
+        run_recipe(on(recipe, "torch"))

@@ -21,6 +21,7 @@ class DSCheckpointEngine(CheckpointEngine):
     name = "deepspeed"
     config: CheckpointConfig
     resumes = True
+    of_engine = "deepspeed"
 
     def save(self, model: Any) -> None:
         engine = self._engine()

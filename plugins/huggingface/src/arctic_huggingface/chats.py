@@ -201,7 +201,10 @@ def answer_messages(answer: Any, column: str, messages: MessageReader) -> list[M
         return messages.all_of(answer, column)
     if isinstance(answer, Mapping):
         return [messages.one(answer, column, {})]
-    return [{"role": "assistant", "content": text_of(answer, repr(column))}]
+    text = text_of(answer, repr(column))
+    if not text.strip():
+        raise Fault(f"holds an answer without text in {column!r}", MISSING_TEXT, "correct the row")
+    return [{"role": "assistant", "content": text}]
 
 
 def with_columns(fault: Fault, row: Mapping[str, Any], remedy: str = MAPPING_REMEDY) -> Fault:

@@ -5,6 +5,7 @@ Weights are written shard by shard as the engine gives them, so that rank 0 hold
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from arctic_huggingface.layout import Layout
@@ -18,6 +19,11 @@ from arctic_training.errors import CheckpointError
 
 class HFCheckpointConfig(CheckpointConfig):
     max_shard_size: int = key(5_000_000_000, ge=1, doc="Largest weight file in bytes; a tensor is never divided.")
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from super().check()
+        if self.auto_resume:
+            yield "auto_resume", "an export holds the model alone: set it on an entry without type"
 
 
 class HFCheckpointEngine(CheckpointEngine):
