@@ -57,5 +57,5 @@ def test_what_deepspeed_refuses_is_said_in_one_error(run_recipe, tiny_recipe):
 
 def test_a_deepspeed_checkpoint_needs_the_deepspeed_engine(run_recipe, tiny_recipe):
     keep = {"type": "deepspeed", "output_dir": "kept", "save_end_of_training": True}
-    with pytest.raises(Exception, match="holds a deepspeed engine, and this run has the torch engine"):
+    with pytest.raises(Exception, match="holds the state of the deepspeed engine, and this run has the torch engine"):
         run_recipe(tiny_recipe | {"train_iters": 1, "checkpoint": keep})
