@@ -16,7 +16,7 @@ import nox
 ROOT = Path(__file__).parent
 DISTRIBUTIONS = ("core", "arctic_cli", "plugins/huggingface", "plugins/deepspeed", "plugins/sft", "plugins/causal")
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
-EVERY_TEST = "not gpu and not peers"
+EVERY_TEST = "not gpu and not peers and not long"
 PEERS = {"trl": ("-c", "constraints.txt", "trl==1.16.*"), "arctictraining": ("arctic-training==0.8.*",)}
 
 nox.options.sessions = ["lint", "types", "tests"]
@@ -35,14 +35,21 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """The tests that take longer, on one process."""
     install_everything(session)
-    session.run("python", "-m", "pytest", "-m", "slow and not distributed and not gpu", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "slow and not distributed and not gpu and not long", *session.posargs)
 
 
 @nox.session
 def distributed(session: nox.Session) -> None:
     """The tests that start several ranks."""
     install_everything(session)
-    session.run("python", "-m", "pytest", "-m", "distributed and not gpu", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "distributed and not gpu and not long", *session.posargs)
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """The tests that take minutes each: a fault at every file operation of a save, ranks that answer no more."""
+    install_everything(session)
+    session.run("python", "-m", "pytest", "-m", "long", *session.posargs)
 
 
 @nox.session

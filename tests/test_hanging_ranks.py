@@ -46,7 +46,12 @@ DEEDS = {
 
 @pytest.mark.parametrize(
     ("deed", "stage"),
-    [("sleeps", 2), ("loops", 3), ("keeps Python's lock", 2), ("is stopped", 2)],
+    [
+        ("sleeps", 2),
+        pytest.param("loops", 3, marks=pytest.mark.long),
+        pytest.param("keeps Python's lock", 2, marks=pytest.mark.long),
+        pytest.param("is stopped", 2, marks=pytest.mark.long),
+    ],
     ids=lambda value: str(value),
 )
 def test_the_rank_that_hangs_is_named_and_all_end(tmp_path, tiny_model, tiny_chats, deed, stage):

@@ -87,6 +87,7 @@ def test_a_save_that_fails_or_is_killed_at_some_operations_leaves_one_to_go_on_f
 
 @needs_seccomp
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_save_that_fails_or_is_killed_at_any_operation_leaves_one_to_go_on_from(faulty):
     facts, cases = faulty("kill", "torn", "EIO", "ENOSPC")
     operations = facts["recorded"]["operations"]
@@ -100,6 +101,7 @@ def test_a_save_that_fails_or_is_killed_at_any_operation_leaves_one_to_go_on_fro
 
 @needs_seccomp
 @pytest.mark.slow
+@pytest.mark.long
 def test_so_does_one_that_puts_away_a_damaged_one_of_the_same_step(faulty):
     facts, cases = faulty("kill", "EIO", damaged=True)
     operations = facts["recorded"]["operations"]
@@ -110,6 +112,7 @@ def test_so_does_one_that_puts_away_a_damaged_one_of_the_same_step(faulty):
 
 @needs_seccomp
 @pytest.mark.slow
+@pytest.mark.long
 def test_so_does_one_that_is_written_in_the_background(faulty):
     facts, cases = faulty("kill", "ENOSPC", background=True)
     for case in cases:

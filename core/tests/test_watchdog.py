@@ -114,7 +114,7 @@ def hang(arctic_home, tiny_recipe):
 def test_a_process_that_hangs_is_ended_with_its_stacks_and_the_place(hang, arctic_home, where, said):
     started = time.monotonic()
     done = hang(where)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120
     assert done.returncode == 6, done.stderr
     assert f"error: {said} ({arctic_home / 'hanging.py'}:" in done.stderr
     line = int(re.search(r"hanging\.py:(\d+)", done.stderr)[1])
