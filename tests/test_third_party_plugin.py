@@ -136,7 +136,7 @@ def test_its_wrapper_and_observer_run_in_the_order_that_is_recorded(installed, t
     losses = [line for line in traced if line.startswith("arctic_compute_loss")]
     saves = [line for line in traced if line.startswith("arctic_after_save")]
     assert losses == ["arctic_compute_loss(batch, trainer): focal (wrapper), core"] * STEPS
-    assert saves == ["arctic_after_save(path, step, trainer): focal"]
+    assert saves == ["arctic_after_save(path, step, trainer): status file, focal"]
     (schedule,) = [line for line in traced if line.startswith("arctic_build_scheduler")]
     assert traced.index(schedule) < traced.index(losses[0]) < traced.index(saves[0])
     events = [record["event"] for record in records(run_dir) if record["kind"] == "event"]
