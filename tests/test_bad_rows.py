@@ -173,9 +173,14 @@ def test_bad_rows_of_csv_are_told_by_line(prepare, write):
     assert prepared.facts["counts"] == {
         "rows read": 5,
         "rows refused, malformed CSV": 2,
-        "rows kept": 3,
+        "rows refused, missing text": 1,
+        "rows kept": 2,
     }
-    assert places(prepared) == [("rows.csv:4", "malformed CSV"), ("rows.csv:6", "malformed CSV")]
+    assert places(prepared) == [
+        ("rows.csv:4", "malformed CSV"),
+        ("rows.csv:6", "malformed CSV"),
+        ("rows.csv:7", "missing text"),
+    ]
 
 
 def test_bad_items_of_a_json_array_are_told_by_line(prepare, write):

@@ -17,7 +17,7 @@ from arctic_training.manifest import newest_checkpoint
 
 pytest.importorskip("arctic_sft")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 TRAIN_PY = """
 import os, shutil, subprocess

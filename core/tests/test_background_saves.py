@@ -67,16 +67,14 @@ def test_training_goes_on_while_it_is_written_and_a_resume_is_exact(
 ):
     plugin_manager.register(KeepsWeights(), "keeps weights")
     whole = run_recipe(recipe | {"checkpoint": []})
-    disk = SlowDisk(monkeypatch, steps=1)
-    plugin_manager.register(disk, "slow disk")
-    first = run_recipe(recipe | {"exit_iteration_this_run": 3})
+    with monkeypatch.context() as patch:
+        disk = SlowDisk(patch, steps=1)
+        plugin_manager.register(disk, "slow disk")
+        first = run_recipe(recipe | {"exit_iteration_this_run": 3, "run_dir": "first"})
+        plugin_manager.unregister(disk)
     saved = [line for line in first.metrics if line.get("event") == "checkpoint"]
     assert [line["step"] for line in saved] == [2]
-    plugin_manager.unregister(disk)
-    monkeypatch.undo()
-    monkeypatch.chdir(arctic_home)
-    monkeypatch.setenv("ARCTIC_HOME", str(arctic_home / "arctic-home"))
-    second = run_recipe(recipe)
+    second = run_recipe(recipe | {"run_dir": "second"})
     assert second.first_step == 2
     assert figures(second, "loss") == figures(whole, "loss")[2:]
     assert not differing(last_weights(second), last_weights(whole))

@@ -98,6 +98,22 @@ def test_a_signal_before_training_ends_the_run_at_once(run_recipe, plugin_manage
     assert not list((arctic_home / "kept").glob("*"))
 
 
+@pytest.mark.parametrize("swallowed", [True, False])
+def test_a_signal_before_training_is_told_whatever_a_library_makes_of_it(run_recipe, plugin_manager, recipe, swallowed):
+    class Outside:
+        @hookimpl(tryfirst=True)
+        def arctic_build_tokenizer(self, config, run):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except Interrupted as error:  # as code does that looks for modules
+                if not swallowed:
+                    raise ImportError("could not import a module") from error
+
+    plugin_manager.register(Outside(), "outside")
+    with pytest.raises(Interrupted, match="stopped by SIGTERM before the first step"):
+        run_recipe(recipe)
+
+
 def test_sigusr1_saves_and_training_goes_on(run_recipe, plugin_manager, recipe, arctic_home):
     plugin_manager.register(After(2, send(signal.SIGUSR1)), "outside")
     run = run_recipe(recipe)

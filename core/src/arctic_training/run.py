@@ -107,10 +107,14 @@ class Run:
             self.trainer.train()
             self.finish()
         except OSError as error:
-            self.fail(error)
-            raise explained(error) from error
+            told = self.steering.cause_of(error)
+            self.fail(told)
+            raise (explained(error) if told is error else told) from error
         except BaseException as error:
-            self.fail(error)
+            told = self.steering.cause_of(error)
+            self.fail(told)
+            if told is not error:
+                raise told from error
             raise
         finally:
             self.tear_down()

@@ -139,6 +139,12 @@ class Steering:
             self.run.event("stopped", step=step, reason="asked to stop")
             raise StoppedOnRequest(f"stopped after step {step}, as was asked", remedy=_going_on(saved))
 
+    def cause_of(self, error: BaseException) -> BaseException:
+        """The signal that came before training, where a library made another error of what it met in the middle."""
+        if self.signal and not self.is_training and not isinstance(error, (Interrupted, KeyboardInterrupt)):
+            return self._before_training(self.signal)
+        return error
+
     def agree(self) -> Asked:
         """What is to be done after this step."""
         found = self._requests() if self.run.world.is_first else []

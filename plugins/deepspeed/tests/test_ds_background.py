@@ -22,16 +22,14 @@ def test_training_goes_on_exactly_from_what_was_written_meanwhile(
     }
     whole = run_recipe(recipe)
     started = []
-    monkeypatch.setattr(Writer, "start", lambda writer: started.append(writer))  # and written when training is over
-    monkeypatch.setattr(Writer, "wait", lambda writer: writer._finish())
-    monkeypatch.setattr(Writer, "is_busy", True)
     checkpoint = {"output_dir": "kept", "auto_resume": True, "save_every_n_steps": 3, "background": True}
-    first = run_recipe(recipe | {"checkpoint": checkpoint, "exit_iteration_this_run": 5})
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "start", lambda writer: started.append(writer))  # and written when training is over
+        patch.setattr(Writer, "wait", lambda writer: writer._finish())
+        patch.setattr(Writer, "is_busy", True)
+        run_recipe(recipe | {"checkpoint": checkpoint, "exit_iteration_this_run": 5, "run_dir": "first"})
     assert len(started) == 1
-    monkeypatch.undo()
-    monkeypatch.setenv("ARCTIC_HOME", str(first.run_dir.parent.parent / "arctic-home"))
-    monkeypatch.chdir(first.run_dir.parent.parent)
-    second = run_recipe(recipe | {"checkpoint": checkpoint})
+    second = run_recipe(recipe | {"checkpoint": checkpoint, "run_dir": "second"})
     assert second.first_step == 3
     assert figures(second, "loss") == figures(whole, "loss")[3:]
     assert not differing(last_weights(second), last_weights(whole))
