@@ -78,6 +78,8 @@ def check(case, whole, operations):
 
 
 @needs_seccomp
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_save_that_fails_or_is_killed_at_some_operations_leaves_one_to_go_on_from(faulty):
     facts, cases = faulty("kill", "ENOSPC", stride=9)
     assert len(cases) >= 10
@@ -120,6 +122,8 @@ def test_so_does_one_that_is_written_in_the_background(faulty):
 
 
 @needs_seccomp
+@pytest.mark.slow
+@pytest.mark.long
 def test_every_file_and_directory_reaches_the_disk_before_the_rename(faulty):
     facts, _ = faulty("kill", "ENOSPC", stride=9)
     operations = facts["recorded"]["operations"]

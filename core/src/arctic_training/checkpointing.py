@@ -237,7 +237,6 @@ def _publish(run: Run, pending: Pending, known: dict[str, list[Any]]) -> str | N
     """Write the manifest and rename; what went wrong."""
     path, incomplete = pending.path, pending.writer.directory
     facts = {
-        "format": 1,
         "type": pending.engine.name,
         "step": pending.step,
         "world_size": run.world.size,

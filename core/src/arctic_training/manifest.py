@@ -13,6 +13,8 @@ from arctic_training.retention import MANIFEST, numbered
 from arctic_training.trust import TRUST, written_by_others
 
 STATE_FILE = "train_state.json"
+FORMAT = 2
+"""Of manifests; those of format 1 have no hash of themselves."""
 PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".ckpt"})
 """Endings of files that an engine may unpickle, and look for by a pattern."""
 
@@ -55,6 +57,9 @@ def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None when every file is as its manifest says."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
+        digest = manifest.pop("sha256", None)
+        if (digest is not None or manifest.get("format") != 1) and digest != _digest(manifest):
+            return f"{MANIFEST} is not what was written"
         for name, (size, sha256) in manifest["files"].items():
             file = path / name
             if not file.is_file():
@@ -84,11 +89,17 @@ def write_manifest(directory: Path, facts: dict[str, Any], known: dict[str, list
     names = sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file())
     files = {name: known.get(name) or hash_and_sync(directory / name) for name in names}
     with open(directory / MANIFEST, "w") as file:
-        json.dump({**facts, "files": files}, file, indent=1)
+        told = {**facts, "format": FORMAT, "files": files}
+        json.dump({**told, "sha256": _digest(told)}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     for inner in (directory, *(inner for inner in directory.rglob("*") if inner.is_dir())):
         sync_directory(inner)
+
+
+def _digest(told: dict[str, Any]) -> str:
+    """sha256 of what a manifest says, however its JSON is laid out."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(told)), sort_keys=True).encode()).hexdigest()
 
 
 def hash_and_sync(path: Path) -> list[Any]:
