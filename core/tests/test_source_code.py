@@ -75,6 +75,23 @@ def test_all_of_a_package_within_a_namespace_counts(imported, tmp_path):
     assert source_hash(imported(tmp_path, "company.zebra.factory").Factory) != before
 
 
+def test_packages_of_plugins_count_where_they_are_imported_from_and_others_do_not(imported, tmp_path, monkeypatch):
+    write(
+        tmp_path, ant__derived="from zebra.helper import limit\n" + FACTORY, zebra__helper="limit = 1\n", cat__other=""
+    )
+    with_init(tmp_path / "ant", tmp_path / "zebra", tmp_path / "cat")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def hash_now():
+        return source_hash(imported(tmp_path, "ant.derived").Factory, {"zebra", "cat"})
+
+    before = hash_now()
+    write(tmp_path, cat__other="limit = 3\n")
+    assert hash_now() == before
+    write(tmp_path, zebra__helper="limit = 2\n")
+    assert hash_now() != before
+
+
 @pytest.mark.parametrize(
     "line",
     ["import helper", "from helper import limit", "def later():\n    import helper"],

@@ -32,7 +32,7 @@ def key_parts(run: Run, split: str, sources: Sequence[SourceConfig]) -> dict[str
     """
     loaded = [_source_parts(run, source) for source in sources]
     factory = run.component("data")
-    code, hooks = source_hash(type(factory)), _hook_code(run)
+    code, hooks = source_hash(type(factory), _packages(run)), _hook_code(run)
     if code is None or hooks is None or any(part is None for part in loaded):
         return None
     parts = {
@@ -89,7 +89,7 @@ def _value(value: Any) -> Any:
 
 def _source_parts(run: Run, source: SourceConfig) -> dict[str, Any] | None:
     component = run.make(source)
-    parts, code = _fingerprint_parts(component), source_hash(type(component))
+    parts, code = _fingerprint_parts(component), source_hash(type(component), _packages(run))
     if parts is None or code is None:
         return None
     options = options_of(source, parts.keys())  # a part named like a key says what that comes to
@@ -113,6 +113,11 @@ def _data_options(config: DataConfig, factory: DataFactory, split: str) -> dict[
         if "draws" in vars(type(factory)) and not factory.draws():
             besides.add("seed")
     return options_of(config, besides)
+
+
+def _packages(run: Run) -> set[str]:
+    """The packages that plugins stand in; code of one that calls another's changes with both."""
+    return {info.where.partition(":")[0].partition(".")[0] for info in run.plugins.plugins if info.distribution}
 
 
 def _provider(run: Run, section: Any) -> str:

@@ -10,7 +10,7 @@ import ast
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,10 +18,11 @@ Files = dict[str, Path]
 """Files by a name that does not depend on where they lie."""
 
 
-def source_hash(cls: type) -> str | None:
+def source_hash(cls: type, packages: Set[str] = frozenset()) -> str | None:
     """A hash of the code behind a class; None where the code stands in no file, as in a notebook.
 
-    Of each class in its line of bases, all modules of its package count: it may call any of them.
+    Of each class in its line of bases, all modules of its package count: it may call any of them. So do those of
+    ``packages``, names of installed packages, where a module among them imports from one.
     """
     files: Files = {}
     for base in cls.__mro__[:-1]:
@@ -31,12 +32,29 @@ def source_hash(cls: type) -> str | None:
         if file is None or not Path(file).is_file():
             return None
         files |= _files_of(Path(file))
-    return _hash(files, cls.__qualname__)
+    return _hash(files | _of_packages(files, packages), cls.__qualname__)
 
 
 def file_hash(path: Path) -> str:
     """A hash of the package that a file belongs to, or of the file and what it imports."""
     return _hash(_files_of(path), "")
+
+
+def _of_packages(files: Files, packages: Set[str]) -> Files:
+    """The files of those packages that files import from, directly or through each other."""
+    found: Files = {}
+    waiting = [files]
+    left = packages - {name.partition("/")[0] for name in files}
+    while waiting and left:
+        imported = {name for path in waiting.pop().values() for name in _imported(path)}
+        for name in sorted(left & imported):
+            spec = find_spec(name)
+            for place in (spec.submodule_search_locations or []) if spec else []:
+                below = _below(Path(place))
+                found |= below
+                waiting.append(below)
+        left -= imported
+    return found
 
 
 def _files_of(path: Path) -> Files:

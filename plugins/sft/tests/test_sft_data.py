@@ -353,7 +353,7 @@ def test_the_padding_of_a_pack_is_a_document_of_its_own(make_factory):
 
 
 def test_the_end_of_text_pads_where_there_is_no_pad_token(make_factory, make_tokenizer):
-    tokenizer = make_tokenizer("chatml", pad_token=None)
+    tokenizer = make_tokenizer(pad_token=None)
     batch = make_factory(tokenizer, max_length=8, div_length=4).collate(rows(3))
     assert batch["input_ids"][0, 3] == tokenizer.eos_token_id
 

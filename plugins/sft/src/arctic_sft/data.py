@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from arctic_sft.chat import ChatEncoder
+from arctic_huggingface.chat.encoder import ChatEncoder
 from arctic_training.config import key
 from arctic_training.data import Rows
 from arctic_training.encoding import Encoder

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from arctic_huggingface.chat.byte_lengths import byte_lengths_of
+from arctic_huggingface.chat.places import OffsetPlaces, TokenPlaces, TurnTokens, quick_tokens
+from arctic_huggingface.chat.refusals import NO_MASK, UnusableChat
 from arctic_huggingface.faults import INVALID_TEXT
 from arctic_huggingface.texts import InvalidText, TextTokeniser
-from arctic_sft.byte_lengths import byte_lengths_of
-from arctic_sft.places import OffsetPlaces, TokenPlaces, TurnTokens, quick_tokens
-from arctic_sft.refusals import NO_MASK, UnusableChat
 from arctic_training.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from arctic_sft.places import QuickPlaces, Span
-    from arctic_sft.turns import Turn
+    from arctic_huggingface.chat.places import QuickPlaces, Span
+    from arctic_huggingface.chat.turns import Turn
 
 
 class Text(NamedTuple):

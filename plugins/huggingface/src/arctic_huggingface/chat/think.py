@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from arctic_sft.messages import Message, reasoning_of
-from arctic_sft.refusals import NO_MASK, UnusableChat
+from arctic_huggingface.chat.messages import Message, reasoning_of
+from arctic_huggingface.chat.refusals import NO_MASK, UnusableChat
 
 OPEN, CLOSE = "<think>", "</think>"
 Span = tuple[int, int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arctic_sft.chat import ChatEncoder
+from arctic_huggingface.chat.encoder import ChatEncoder
 from arctic_training.errors import BadRow
 
 

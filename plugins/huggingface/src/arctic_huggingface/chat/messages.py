@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from arctic_huggingface.chat.refusals import NO_CONTENT, ROLES_OUT_OF_ORDER, UnusableChat
 from arctic_huggingface.faults import EMPTY_CHAT, MISSING_COLUMN, NOTHING_TO_TRAIN_ON, UNKNOWN_ROLE, WRONG_TYPE
-from arctic_sft.refusals import NO_CONTENT, ROLES_OUT_OF_ORDER, UnusableChat
 
 Message = dict[str, Any]
 

@@ -6,12 +6,12 @@ What is right is said by ``templates.Family``, which knows nothing of how masks 
 from __future__ import annotations
 
 import pytest
+from chat_chats import turns
+from chat_templates import FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sft_chats import turns
-from sft_templates import FAMILIES
 
-from arctic_sft.chat import ChatEncoder
+from arctic_huggingface.chat.encoder import ChatEncoder
 
 
 def thoughtful(content: str, **thought: str) -> dict:

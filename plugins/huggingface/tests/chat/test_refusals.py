@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from sft_chats import encode, encode_row, refusal, trained_text, turns
+from chat_chats import encode, encode_row, refusal, trained_text, turns
 
 from arctic_huggingface import faults
-from arctic_sft import refusals
-from arctic_sft.chat import ChatEncoder
+from arctic_huggingface.chat import refusals
+from arctic_huggingface.chat.encoder import ChatEncoder
 from arctic_training.errors import BadRow, DataError
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from sft_chats import encode, encode_row, refusal, trained_text, trained_texts, turns
-from sft_templates import FAMILIES
+from chat_chats import encode, encode_row, refusal, trained_text, trained_texts, turns
+from chat_templates import FAMILIES
 
-from arctic_sft.chat import ChatEncoder
+from arctic_huggingface.chat.encoder import ChatEncoder
 from arctic_training.errors import DataError
 
 EMPTY_THINK = "<think>\n\n</think>\n\n"
@@ -125,7 +125,7 @@ def test_looking_at_boundaries_gives_what_looking_at_each_token_gives(make_token
     assert by_offsets.tokenise.byte_lengths
     by_offsets.tokenise.byte_lengths = None
     quick = [by_bytes(rows, places), by_offsets(rows, places)]
-    monkeypatch.setattr("arctic_sft.tokenise.quick_tokens", lambda *arguments: None)
+    monkeypatch.setattr("arctic_huggingface.chat.tokenise.quick_tokens", lambda *arguments: None)
     exact = ChatEncoder(make_tokenizer(family), **options)(rows, places)
     for name in ("input_ids", "labels"):
         for encoded in quick:

@@ -6,7 +6,7 @@ be established this way is refused.
 
 Rules:
 
-1. Which characters the assistant said: ``arctic_sft.turns``, which also checks that they hold what the message says.
+1. Which characters the assistant said: ``turns.py``, which also checks that they hold what the message says.
 2. The text is tokenised as a whole, and a token belongs to the turn in which it starts. Where a token would begin
    before a turn and reach into it (a line break of the prompt and one of the answer), the text is tokenised in two
    parts that meet there, as they do when the model answers the prompt; if the parts then read differently, the chat is
@@ -24,13 +24,13 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from arctic_huggingface.chat.messages import Chat, checked_chat
+from arctic_huggingface.chat.refusals import UnusableChat
+from arctic_huggingface.chat.said import check_whole, check_written
+from arctic_huggingface.chat.think import empty_reasoning_end, reasoning_end
+from arctic_huggingface.chat.tokenise import Text, Tokeniser
+from arctic_huggingface.chat.turns import Turn, TurnFinder
 from arctic_huggingface.faults import NOTHING_TO_TRAIN_ON, TWO_BOS
-from arctic_sft.messages import Chat, checked_chat
-from arctic_sft.refusals import UnusableChat
-from arctic_sft.said import check_whole, check_written
-from arctic_sft.think import empty_reasoning_end, reasoning_end
-from arctic_sft.tokenise import Text, Tokeniser
-from arctic_sft.turns import Turn, TurnFinder
 from arctic_training.encoding import EncodedRows
 from arctic_training.errors import BadRow, DataError
 from arctic_training.loss import IGNORE_INDEX

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from arctic_sft.messages import OPENING_ROLES, REASONING_KEYS, Message, reasoning_of
-from arctic_sft.refusals import CONTENT_LOST, UnusableChat
-from arctic_sft.think import CLOSE
+from arctic_huggingface.chat.messages import OPENING_ROLES, REASONING_KEYS, Message, reasoning_of
+from arctic_huggingface.chat.refusals import CONTENT_LOST, UnusableChat
+from arctic_huggingface.chat.think import CLOSE
 
 Span = tuple[int, int]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from sft_chats import encode, encode_row, turns
-from sft_templates import FAMILIES
+from chat_chats import encode, encode_row, turns
+from chat_templates import FAMILIES
 
-from arctic_sft.chat import ChatEncoder
-from arctic_sft.rendering import ChatTemplate
+from arctic_huggingface.chat.encoder import ChatEncoder
+from arctic_huggingface.chat.rendering import ChatTemplate
 from arctic_training.errors import BadRow
 
 
@@ -33,7 +33,7 @@ def different(source, special_tokens):
 def test_chats_are_written_the_same_where_the_template_cannot_be_used_by_itself(tokenizer, monkeypatch, compiled):
     chat = turns("Hi", "Hello", "Hi", "Bye")
     before = encode(tokenizer, chat)
-    monkeypatch.setattr("arctic_sft.rendering._compiled", compiled)
+    monkeypatch.setattr("arctic_huggingface.chat.rendering._compiled", compiled)
     assert encode(tokenizer, chat) == before
 
 

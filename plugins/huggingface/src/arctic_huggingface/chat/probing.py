@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from arctic_sft.messages import REASONING_KEYS, Message
-from arctic_sft.refusals import UnusableChat
-from arctic_sft.rendering import ChatTemplate
-from arctic_sft.think import OPEN
+from arctic_huggingface.chat.messages import REASONING_KEYS, Message
+from arctic_huggingface.chat.refusals import UnusableChat
+from arctic_huggingface.chat.rendering import ChatTemplate
+from arctic_huggingface.chat.think import OPEN
 
 _QUESTION = {"role": "user", "content": "What grows on the moor?"}
 _ANSWER = {"role": "assistant", "content": "Heather, mostly."}

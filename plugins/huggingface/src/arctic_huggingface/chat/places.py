@@ -5,12 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from arctic_sft.refusals import NO_MASK, UnusableChat
+from arctic_huggingface.chat.refusals import NO_MASK, UnusableChat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from arctic_sft.turns import Turn
+    from arctic_huggingface.chat.turns import Turn
 
     Span = tuple[int, int]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from arctic_sft.byte_lengths import byte_lengths_of
+from arctic_huggingface.chat.byte_lengths import byte_lengths_of
 
 SENTENCES = ["What is the capital of France? Paris.", "naïve café, 東京 and 🙂\n\n  12345", "def f(x):\n    return x\n"]
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from arctic_huggingface.chat.messages import Chat, Message, reasoning_of
+from arctic_huggingface.chat.probing import habits_of
+from arctic_huggingface.chat.refusals import CONTENT_LOST, HISTORY_REWRITTEN, NO_MASK, UnusableChat
+from arctic_huggingface.chat.rendering import ANOTHER_TEMPLATE, ChatTemplate
+from arctic_huggingface.chat.said import find_said
 from arctic_huggingface.faults import INVALID_TEXT
-from arctic_sft.messages import Chat, Message, reasoning_of
-from arctic_sft.probing import habits_of
-from arctic_sft.refusals import CONTENT_LOST, HISTORY_REWRITTEN, NO_MASK, UnusableChat
-from arctic_sft.rendering import ANOTHER_TEMPLATE, ChatTemplate
-from arctic_sft.said import find_said
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

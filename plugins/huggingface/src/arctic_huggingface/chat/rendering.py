@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from arctic_sft.messages import Message
-from arctic_sft.refusals import TEMPLATE_REFUSES, UnusableChat
+from arctic_huggingface.chat.messages import Message
+from arctic_huggingface.chat.refusals import TEMPLATE_REFUSES, UnusableChat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
