@@ -44,7 +44,7 @@ def arctic_build_tokenizer(config: Any, run: Any) -> Any:
 
 @hookimpl(trylast=True)
 def arctic_build_model_config(config: Any, run: Any) -> Any:
-    return run.component("model").create_config()
+    return run.component_of(config).create_config()
 
 
 @hookimpl(trylast=True)
@@ -65,7 +65,7 @@ def arctic_build_dataloader(dataset: Any, split: str, config: Any, run: Any) -> 
 
 @hookimpl(trylast=True)
 def arctic_build_model(model_config: Any, config: Any, run: Any) -> Any:
-    return run.component("model").create_model(model_config)
+    return run.component_of(config).create_model(model_config)
 
 
 @hookimpl(trylast=True)

@@ -103,11 +103,13 @@ class Config:
     """A section of a recipe. Subclasses declare its keys as annotated fields, with ``key()`` or a plain default.
 
     ``given`` holds the names of the keys that the recipe set, as opposed to those that took their default;
-    ``spelling`` the name that the recipe used for each, which may be an alias.
+    ``spelling`` the name that the recipe used for each, which may be an alias; ``section_path`` where the section
+    stands in the recipe, as keys and numbers.
     """
 
     given: ClassVar[frozenset[str]] = frozenset()
     spelling: ClassVar[Mapping[str, str]] = {}
+    section_path: ClassVar[tuple[str | int, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

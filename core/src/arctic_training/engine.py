@@ -120,6 +120,13 @@ class Engine(Component):
     def learning_rate(self) -> float:
         """The rate of the next step."""
 
+    def place_frozen(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Take a model over that is only asked, without gradients: to the device by default.
+
+        Called after ``prepare``, on every rank. What it returns is called as a model is.
+        """
+        return model.to(self.device)
+
     def memory_bytes(self) -> int:
         """Peak memory of this rank: of its device, or of the process on a CPU."""
         if self.device.type == "cpu":

@@ -10,6 +10,8 @@ Shapes: B rows, L tokens, V words.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from arctic_training.component import Component
@@ -34,10 +36,13 @@ class LossSum(_SumAndWeight):
 
     ``sum`` is a scalar tensor with a gradient, in nats; ``weight`` the number of units (trained tokens) it sums over.
     ``by_source``, of shape (2, sources), holds sum and weight of each source of the data, without a gradient, where the
-    batch has several and the loss tells; what is added to a loss later is not told apart.
+    batch has several and the loss tells; what is added to a loss later is not told apart. ``figures`` holds what else
+    an objective measures, by the name that metrics have it under: a scalar sum, without a gradient, and the number of
+    units it sums over. It has the same names on every rank and in every micro-batch.
     """
 
     by_source: torch.Tensor | None = None
+    figures: Mapping[str, tuple[torch.Tensor | float, torch.Tensor | float]] = MappingProxyType({})
 
     @classmethod
     def told_apart(cls, sum: torch.Tensor, weight: torch.Tensor | float, by_source: torch.Tensor | None) -> LossSum:
@@ -46,20 +51,32 @@ class LossSum(_SumAndWeight):
         loss.by_source = by_source
         return loss
 
+    def with_figures(self, figures: Mapping[str, tuple[torch.Tensor | float, torch.Tensor | float]]) -> LossSum:
+        """The loss with more of what an objective measures: by name, a sum and the number of units it is over."""
+        loss = self._with_sum(self.sum)
+        loss.figures = {**self.figures, **figures}
+        return loss
+
+    def _with_sum(self, sum: torch.Tensor) -> LossSum:
+        loss = self.told_apart(sum, self.weight, self.by_source)
+        loss.figures = self.figures
+        return loss
+
     def __mul__(self, factor: Any) -> LossSum:
         """The loss times a number; a tuple would repeat itself."""
-        return self.told_apart(self.sum * factor, self.weight, self.by_source)
+        return self._with_sum(self.sum * factor)
 
     def __rmul__(self, factor: Any) -> LossSum:
         return self * factor
 
     def __truediv__(self, divisor: Any) -> LossSum:
-        return self.told_apart(self.sum / divisor, self.weight, self.by_source)
+        return self._with_sum(self.sum / divisor)
 
     def __add__(self, other: Any) -> LossSum:
         """The loss plus another sum over the same units, or plus a term that is a mean over them."""
         added = other.sum if isinstance(other, LossSum) else other * self.weight
-        return self.told_apart(self.sum + added, self.weight, self.by_source)
+        loss = self._with_sum(self.sum + added)
+        return loss.with_figures(other.figures) if isinstance(other, LossSum) else loss
 
     def __radd__(self, other: Any) -> LossSum:
         return self + other
@@ -135,6 +152,49 @@ def trained_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Number of trained tokens in a micro-batch, a scalar: labels that are set, the first of each row never
     predicted."""
     return (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
+
+
+class Figures:
+    """Adds up what losses measure besides, over micro-batches and over all ranks."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        """Sum and number of units of each figure, float64 of shape (2,)."""
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.sums = {}
+
+    def add(self, loss: LossSum, *, counts: bool = True) -> None:
+        """Add those of one micro-batch; of one that does not count, the names alone, which all ranks must agree on."""
+        import torch
+
+        for name, pair in loss.figures.items():
+            device = loss.sum.device
+            values = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in pair])
+            added = values.detach() if counts else torch.zeros_like(values)
+            self.sums[name] = self.sums[name] + added if name in self.sums else added
+
+    def over_ranks(self, device: torch.device) -> dict[str, tuple[float, float]]:
+        """Sum and number of units of each figure over all ranks; every rank calls it."""
+        import torch
+
+        from arctic_training.distributed import sum_over_ranks
+
+        if not self.sums:
+            return {}
+        names = sorted(self.sums)
+        sums = sum_over_ranks(torch.stack([self.sums[name] for name in names]), device).tolist()
+        return {name: (total, number) for name, (total, number) in zip(names, sums, strict=True)}
+
+    def metrics(self, device: torch.device) -> dict[str, float]:
+        """Each figure per unit, where there was one; every rank calls it."""
+        return per_unit(self.over_ranks(device))
+
+
+def per_unit(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Sums divided by their numbers of units, where these are not 0."""
+    return {name: total / number for name, (total, number) in sums.items() if number}
 
 
 class LossesBySource:

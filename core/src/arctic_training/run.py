@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from arctic_training.component import Component
     from arctic_training.config import ComponentConfig
     from arctic_training.engine import Engine
+    from arctic_training.model import ModelConfig
     from arctic_training.prepared import PreparedRows
     from arctic_training.trainer import Trainer
     from arctic_training.trainer_config import TrainerConfig
@@ -86,7 +87,7 @@ class Run:
         self.engine_reason = ""
         self.steering = Steering(self)
         self._given_trainer = trainer
-        self._components: dict[str, Component] = {}
+        self._components: dict[int, Component] = {}
         self.status: StatusFile | None = None
         self._progress: Progress | None = None
         self.data_facts: dict[str, dict[str, Any]] = {}
@@ -257,6 +258,7 @@ class Run:
             ask("arctic_build_checkpoint_engine", CheckpointEngine, config=entry, run=self)
             for entry in config.checkpoint
         ]
+        trainer.prepare()
         preflight.refuse_unwritable_checkpoints(self)
         preflight.refuse_full_disks(self)
         self.num_parameters = sum(
@@ -316,9 +318,28 @@ class Run:
 
     def component(self, kind: str) -> Any:
         """The component that the recipe's section of this kind selects, made once."""
-        if kind not in self._components:
-            self._components[kind] = self.make(getattr(self.config, kind))
-        return self._components[kind]
+        return self.component_of(getattr(self.config, kind))
+
+    def component_of(self, section: ComponentConfig) -> Any:
+        """The component that a section of the recipe selects, made once."""
+        if id(section) not in self._components:
+            self._components[id(section)] = self.make(section)
+        return self._components[id(section)]
+
+    def frozen_model(self, section: ModelConfig) -> torch.nn.Module:
+        """A model that is only asked and never trained, such as a reference or a teacher: built through the hooks of
+        the model stage, without gradients and dropout, placed as the engine places its own. Every rank calls it, when
+        the stages are built.
+
+        Args:
+            section: a section of the recipe like ``model``.
+        """
+        import torch
+
+        ask = self.plugins.ask
+        model_config = ask("arctic_build_model_config", object, config=section, run=self)
+        model = ask("arctic_build_model", torch.nn.Module, model_config=model_config, config=section, run=self)
+        return self.trainer.engine.place_frozen(model.eval().requires_grad_(False))
 
     def make(self, section: ComponentConfig) -> Any:
         """A component of the class that a section selected."""

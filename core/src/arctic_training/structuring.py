@@ -235,7 +235,7 @@ class Structurer:
         if len(self.problems) > before or any(value is INVALID for value in values.values()):
             return INVALID
         config = config_class(**values)
-        annotate(config, given=frozenset(given), spelling=given)
+        annotate(config, given=frozenset(given), spelling=given, section_path=self._path)
         self._check(config, given)
         return config
 

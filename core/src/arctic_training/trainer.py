@@ -7,7 +7,7 @@ packs: each loss is a sum, divided by the number of trained tokens of the whole 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from arctic_training import nonfinite
@@ -18,7 +18,7 @@ from arctic_training.data import DataFactory
 from arctic_training.dataloader import Batch
 from arctic_training.distributed import sum_over_ranks
 from arctic_training.errors import ArcticError
-from arctic_training.loss import LossesBySource, LossFactory, LossSum, trained_tokens
+from arctic_training.loss import Figures, LossesBySource, LossFactory, LossSum, trained_tokens
 from arctic_training.model import ModelFactory
 from arctic_training.optimizer import OptimizerFactory
 from arctic_training.scheduler import SchedulerFactory
@@ -68,6 +68,8 @@ class Trainer(Component):
     """How long the batch of the current step was waited for."""
     losses_by_source: LossesBySource
     """The loss of the current step over each source of the data, where the loss tells it."""
+    figures: Figures
+    """What losses measured besides in the current step."""
     skipped_steps: int = 0
     """Steps in a row that were not applied."""
 
@@ -76,6 +78,7 @@ class Trainer(Component):
         self.state = TrainState()
         self.eval_dataloaders = {}
         self.losses_by_source = LossesBySource()
+        self.figures = Figures()
         if run is not None:
             self.run = run
 
@@ -148,6 +151,8 @@ class Trainer(Component):
         weight, trained, tokens = self.weigh(batch)
         total: Any = 0.0
         self.losses_by_source.clear()
+        self.figures.clear()
+        self.before_losses(batch)
         for micro_batch in batch:
             loss = self.normalised_loss(micro_batch.to(self.device), weight)
             self.backward(loss)
@@ -176,6 +181,7 @@ class Trainer(Component):
             "memory_bytes": self.engine.memory_bytes(),
             "mfu": self.run.model_flops_utilisation(tokens, seconds),
             **self.losses_by_source.metrics(self.device),
+            **self.figures.metrics(self.device),
         }
         self.hook.arctic_step_end(step=step, metrics=metrics, trainer=self)
         self.run.log_metrics(metrics, step)
@@ -187,6 +193,24 @@ class Trainer(Component):
             batch: ``input_ids`` and ``labels`` of shape (rows, tokens), and what else the data factory puts there.
         """
         return self.loss_function(self.model, batch)
+
+    def prepare(self) -> None:
+        """Build what the objective needs besides the stages, such as a reference model. Nothing by default.
+
+        Called once on every rank, when all stages stand on the trainer and before training goes on from a checkpoint.
+        """
+
+    def before_losses(self, batches: Iterable[MicroBatch]) -> None:
+        """Look at all micro-batches whose losses belong together, before the first of them. Nothing by default.
+
+        For objectives whose loss of one row depends on the other rows: what is found here must be the same for every
+        split of these rows into micro-batches and ranks.
+
+        Args:
+            batches: this rank's micro-batches, on the CPU: in training those of the optimizer step; in evaluation all
+                of the set, under ``torch.no_grad()``, read as they are iterated. Those with empty ``rows`` count for
+                nothing and keep this rank in step with the others.
+        """
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a normalised loss."""
@@ -227,6 +251,7 @@ class Trainer(Component):
         loss = self.hook.arctic_compute_loss(batch=batch, trainer=self)
         total = _checked_loss(loss, self)
         if isinstance(loss, LossSum):
+            self.figures.add(loss, counts=bool(batch.rows and weight))
             if batch.rows and weight:
                 self.losses_by_source.add(loss)
             if weight and batch.rows and self.state.step == self.run.first_step:  # once: it reads the device

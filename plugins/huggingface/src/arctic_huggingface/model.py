@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-WHERE = "model.name_or_path"
-OVERRIDES = "model.hf_config_kwargs"
+    from arctic_huggingface.hub import Refusal
+
+WHERE = "name_or_path"
+OVERRIDES = "hf_config_kwargs"
 NO_WEIGHTS = "give a model whose weights fit its configuration, or start from random ones with model.init: random"
 
 
@@ -100,10 +102,10 @@ class HFModelFactory(ModelFactory):
 
         trusted = self.run.config.trusted
         if str(getattr(config, "transformers_weights", None) or "").endswith(".bin") and not trusted:
-            raise weights_are_pickles(self.config.name_or_path, refusal(self.run, WHERE))
+            raise weights_are_pickles(self.config.name_or_path, self._refusal(WHERE))
         with (
             self._found(remedy=NO_WEIGHTS),
-            no_pickles(self.config.name_or_path, self._location(), refusal(self.run, WHERE)),
+            no_pickles(self.config.name_or_path, self._location(), self._refusal(WHERE)),
             self._explaining_attention(),
             progress_bars(self.run),
         ):
@@ -118,7 +120,7 @@ class HFModelFactory(ModelFactory):
             )
         missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))
         if missing:
-            raise refusal(self.run, WHERE)(
+            raise self._refusal(WHERE)(
                 f"{self.config.name_or_path!r} has no weights for {_some(missing)} of {type(model).__name__}",
                 NO_WEIGHTS,
             )
@@ -147,22 +149,27 @@ class HFModelFactory(ModelFactory):
         self.run.say(f"model: {type(model).__name__} with random weights (model.init: random, seed {seed})")
         return model
 
+    def _refusal(self, key: str) -> Refusal:
+        """Makes errors about a key of this section, which need not be the one called ``model``."""
+        section = ".".join(map(str, self.config.section_path)) or "model"
+        return refusal(self.run, f"{section}.{key}")
+
     def _location(self) -> str:
         name = self.config.name_or_path
-        return str(local_path(name, self.run, refusal(self.run, WHERE)) or name)
+        return str(local_path(name, self.run, self._refusal(WHERE)) or name)
 
     def _source(self) -> dict[str, Any]:
         source: dict[str, Any] = {"trust_remote_code": self.config.trust_remote_code}
         return source | ({"revision": self.config.revision} if self.config.revision else {})
 
     def _found(self, key: str = WHERE, remedy: str = "the log has the whole of it") -> AbstractContextManager[None]:
-        return found(f"model {self.config.name_or_path!r}", refusal(self.run, key), remedy)
+        return found(f"model {self.config.name_or_path!r}", self._refusal(key), remedy)
 
     @contextmanager
     def _explaining_attention(self) -> Iterator[None]:
         """Names ``attn_implementation`` when transformers refuses it, in many words, or cannot train with it."""
         if self.config.attn_implementation == "flex_attention" and self.device.type == "cpu":
-            raise refusal(self.run, "model.attn_implementation")(
+            raise self._refusal("attn_implementation")(
                 "'flex_attention' has no backward pass on a CPU",
                 "use sdpa or eager, which need nothing more than torch",
             )
@@ -172,7 +179,7 @@ class HFModelFactory(ModelFactory):
             text = str(error)
             if "attention" not in text.lower() and "attn" not in text:
                 raise
-            raise refusal(self.run, "model.attn_implementation")(
+            raise self._refusal("attn_implementation")(
                 f"{self.config.attn_implementation!r} cannot be used here: {text.splitlines()[0]}",
                 "use sdpa or eager, which need nothing more than torch",
             ) from error
@@ -180,7 +187,7 @@ class HFModelFactory(ModelFactory):
     def _overridden(self, config: PretrainedConfig) -> PretrainedConfig:
         overrides = self.config.hf_config_kwargs
         for path, message, remedy in unknown_overrides(config, overrides):
-            raise refusal(self.run, ".".join((OVERRIDES, *path)))(message, remedy)
+            raise self._refusal(".".join((OVERRIDES, *path)))(message, remedy)
         with self._found(OVERRIDES):
             content, _ = type(config).get_config_dict(self._location(), **self._source())
             return type(config).from_dict(overridden(config, content, overrides), name_or_path=self._location())

@@ -1,0 +1,79 @@
+"""The documents that the rows of a micro-batch hold, and sums over each: for objectives whose unit is an answer.
+
+A row may be a pack of several documents, told apart by ``position_ids`` that begin anew; padding behind them is a
+document of its own, in which nothing is trained.
+
+Shapes: B rows, L tokens of a row, D documents of the micro-batch, V words.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from arctic_training.loss import IGNORE_INDEX
+from arctic_training.token_rows import POSITIONS
+
+if TYPE_CHECKING:
+    import torch
+
+
+def document_ids(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Which document of the micro-batch each token is in, from 0, in the order of the rows.
+
+    Args:
+        batch: ``input_ids`` of shape (B, L), and ``position_ids`` where rows hold several documents.
+
+    Returns:
+        int64 of shape (B, L); ascending along each row and from row to row.
+    """
+    import torch
+
+    begins_BL = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+    if POSITIONS in batch:
+        begins_BL |= batch[POSITIONS] == 0
+    begins_BL[:, 0] = True
+    return (begins_BL.flatten().cumsum(0) - 1).view_as(begins_BL)
+
+
+def sums_by_document(values_BL: torch.Tensor, documents_BL: torch.Tensor) -> torch.Tensor:
+    """The sum of values over each document, in the precision of the values.
+
+    Args:
+        values_BL: a value at each token.
+        documents_BL: what ``document_ids`` gave.
+
+    Returns:
+        Of shape (D,).
+    """
+    import torch
+
+    number = int(documents_BL[-1, -1]) + 1
+    sums = torch.zeros(number, dtype=values_BL.dtype, device=values_BL.device)
+    return sums.index_add(0, documents_BL.flatten(), values_BL.flatten())
+
+
+def label_log_probabilities(
+    logits_BLV: torch.Tensor, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p(label | tokens before it) of each trained token, in fp32, in nats.
+
+    Args:
+        logits_BLV: what the model gives for ``input_ids``.
+        batch: ``labels`` of shape (B, L).
+
+    Returns:
+        The log-probabilities, 0 where nothing is trained, and where something is, both of shape (B, L). Each stands at
+        the token before its label, which is of the same document, since no first token has a label.
+    """
+    import torch.nn.functional as F
+
+    labels_BL = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
+    losses = F.cross_entropy(
+        logits_BLV.float().flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return -losses.view_as(labels_BL), labels_BL != IGNORE_INDEX
+
+
+def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What of a micro-batch a model is called with: everything but the labels."""
+    return {name: tensor for name, tensor in batch.items() if name != "labels"}

@@ -1,0 +1,31 @@
+"""Documents of a micro-batch: told apart by positions, and summed over one by one."""
+
+from __future__ import annotations
+
+import torch
+
+from arctic_training.documents import document_ids, label_log_probabilities, sums_by_document
+
+PACKS = {
+    "input_ids": torch.tensor([[5, 6, 7, 8, 9, 0], [1, 2, 3, 4, 0, 0]]),
+    "position_ids": torch.tensor([[0, 1, 2, 0, 1, 0], [0, 1, 0, 1, 0, 1]]),
+    "labels": torch.tensor([[-100, 6, 7, -100, 9, -100], [-100, 2, -100, 4, -100, -100]]),
+}
+
+
+def test_documents_begin_where_positions_do_and_at_each_row():
+    assert document_ids(PACKS).tolist() == [[0, 0, 0, 1, 1, 2], [3, 3, 4, 4, 5, 5]]
+
+
+def test_rows_without_positions_are_documents():
+    assert document_ids({"input_ids": PACKS["input_ids"]}).tolist() == [[0] * 6, [1] * 6]
+
+
+def test_log_probabilities_are_those_of_the_labels_summed_over_each_document():
+    logits = torch.randn(2, 6, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    log_p, trained = label_log_probabilities(logits, PACKS)
+    sums = sums_by_document(log_p, document_ids(PACKS))
+    table = logits.log_softmax(-1)
+    expected = [table[0, 0, 6] + table[0, 1, 7], table[0, 3, 9], 0, table[1, 0, 2], table[1, 2, 4], 0]
+    torch.testing.assert_close(sums.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    assert sums_by_document(trained.int(), document_ids(PACKS)).tolist() == [2, 1, 0, 1, 1, 0]
