@@ -29,3 +29,39 @@ def test_log_probabilities_are_those_of_the_labels_summed_over_each_document():
     expected = [table[0, 0, 6] + table[0, 1, 7], table[0, 3, 9], 0, table[1, 0, 2], table[1, 2, 4], 0]
     torch.testing.assert_close(sums.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
     assert sums_by_document(trained.int(), document_ids(PACKS)).tolist() == [2, 1, 0, 1, 1, 0]
+
+
+def test_other_columns_of_rows_reach_the_loss_and_not_the_model():
+    import numpy as np
+
+    from arctic_training.dataloader import MicroBatch, micro_batch
+    from arctic_training.token_data import TokenDataFactory
+
+    class Factory(TokenDataFactory):
+        name = "scored"
+
+        def __init__(self):
+            pass
+
+        def encoder(self):
+            raise AssertionError("not asked")
+
+        def _padded_length(self, longest):
+            return longest + 1
+
+        def _pad_id(self):
+            return 0
+
+    rows = [
+        {name: np.array(values, np.float32 if name == "score" else np.int32) for name, values in row.items()}
+        for row in (
+            {"input_ids": [1, 2], "labels": [-100, 2], "score": [0.5, 0.25]},
+            {"input_ids": [3], "labels": [-100], "score": [1.5]},
+        )
+    ]
+    batch = micro_batch(Factory().collate, rows, [0, 1], spare=lambda: rows[0])
+    assert set(batch) == {"input_ids", "labels"}
+    assert batch.columns["score"].tolist() == [[0.5, 0.25, 0.0], [1.5, 0.0, 0.0]]
+    function, arguments = batch.to(torch.device("cpu")).with_tensors(labels=batch["labels"]).__reduce__()
+    assert function is MicroBatch
+    assert function(*arguments).columns["score"].tolist() == batch.columns["score"].tolist()

@@ -16,7 +16,7 @@ from arctic_training.distributed import World
 from arctic_training.errors import DataError
 from arctic_training.loss import IGNORE_INDEX
 from arctic_training.signals import leave_signals_alone
-from arctic_training.token_rows import SOURCES
+from arctic_training.token_rows import OTHER_COLUMNS, SOURCES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,21 +42,25 @@ class MicroBatch(dict):
     source_ids: torch.Tensor | None = None
     """The number of the source of each token, shaped as ``input_ids``, where there are several sources. No tensor of
     the batch itself: models take no argument of this name."""
+    columns: dict[str, torch.Tensor]
+    """Other columns of the rows, by name, for the loss alone; of shape (B, L), 0 in padding."""
 
     def __init__(
         self,
-        tensors: Mapping[str, torch.Tensor],
+        tensors: Mapping[str, Any],
         rows: Sequence[int],
         num_tokens: int = 0,
         source_ids: torch.Tensor | None = None,
+        columns: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         super().__init__(tensors)
         self.rows = list(rows)
         self.num_tokens = num_tokens
         self.source_ids = self.pop(SOURCES, source_ids)
+        self.columns = dict(self.pop(OTHER_COLUMNS, columns) or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MicroBatch, (dict(self), self.rows, self.num_tokens, self.source_ids)
+        return MicroBatch, (dict(self), self.rows, self.num_tokens, self.source_ids, self.columns)
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device; entries that are not tensors stay as they are."""
@@ -66,11 +70,12 @@ class MicroBatch(dict):
         batch = self.with_tensors(**moved)
         if self.source_ids is not None:
             batch.source_ids = self.source_ids.to(device, non_blocking=True)
+        batch.columns = {name: values.to(device, non_blocking=True) for name, values in self.columns.items()}
         return batch
 
     def with_tensors(self, **tensors: torch.Tensor) -> MicroBatch:
         """The same with some entries replaced."""
-        batch = MicroBatch({**self, **tensors}, self.rows, self.num_tokens, self.source_ids)
+        batch = MicroBatch({**self, **tensors}, self.rows, self.num_tokens, self.source_ids, self.columns)
         batch.weight = self.weight
         return batch
 

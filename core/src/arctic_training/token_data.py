@@ -22,7 +22,7 @@ from arctic_training.loss import IGNORE_INDEX
 from arctic_training.mixture import draw
 from arctic_training.packing import Packs, fill_packs, plan_packs, repeat_to_fill, whole_rows
 from arctic_training.pieces import OverLong, Pieces, fit
-from arctic_training.token_rows import POSITIONS, SOURCES, PlannedRows, TokenRows
+from arctic_training.token_rows import COLUMNS, OTHER_COLUMNS, POSITIONS, SOURCES, PlannedRows, TokenRows
 from arctic_training.token_tables import joined_in_memory, refuse_other_columns, token_rows_of
 
 if TYPE_CHECKING:
@@ -175,7 +175,8 @@ class TokenDataFactory(DataFactory):
         """``input_ids``, ``labels`` and for packs ``position_ids``, each int64 of shape (B, L), padded on the right.
 
         There is no attention mask: padding is behind what is trained, has no labels, and in packs counts positions from
-        0 again, which makes it a document of its own.
+        0 again, which makes it a document of its own. Other columns of the rows, of numbers of their own type, are
+        padded with 0 and go to the loss alone, as ``batch.columns``.
         """
         import numpy as np
         import torch
@@ -193,7 +194,13 @@ class TokenDataFactory(DataFactory):
                 values_BL[number, :end] = row[name]
             if POSITIONS in batch:
                 batch[POSITIONS][number, end:] = np.arange(length - end)
-        return {name: torch.from_numpy(values_BL) for name, values_BL in batch.items()}
+        others: dict[str, Any] = {}
+        for name in rows[0].keys() - {*COLUMNS, POSITIONS, SOURCES}:
+            others[name] = torch.zeros(len(rows), length, dtype=torch.from_numpy(rows[0][name][:0]).dtype)
+            for number, row in enumerate(rows):
+                others[name][number, : len(row[name])] = torch.from_numpy(row[name])
+        tensors: dict[str, Any] = {name: torch.from_numpy(values_BL) for name, values_BL in batch.items()}
+        return tensors | ({OTHER_COLUMNS: others} if others else {})
 
     def _as_they_are(self, rows: Rows) -> Rows:
         clean = clean_table(rows)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 COLUMNS = ("input_ids", "labels")
 POSITIONS = "position_ids"
 SOURCES = "source_ids"
+OTHER_COLUMNS = "columns"
+"""What a data factory collates besides a model's arguments, by the name of the column."""
 BLOCK_TOKENS = 4_000_000
 """Tokens that are looked at together where all have to be."""
 
