@@ -14,7 +14,15 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-DISTRIBUTIONS = ("core", "arctic_cli", "plugins/huggingface", "plugins/deepspeed", "plugins/sft", "plugins/causal")
+DISTRIBUTIONS = (
+    "core",
+    "arctic_cli",
+    "plugins/huggingface",
+    "plugins/deepspeed",
+    "plugins/sft",
+    "plugins/causal",
+    "plugins/optimizers",
+)
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
 EVERY_TEST = "not gpu and not peers and not long"
 PEERS = {"trl": ("-c", "constraints.txt", "trl==1.16.*"), "arctictraining": ("arctic-training==0.8.*",)}

@@ -84,6 +84,9 @@ KNOWN_COMPONENTS: dict[tuple[str, str], str] = {
     ("checkpoint", "deepspeed"): "arctic-plugin-deepspeed",
     ("optimizer", "fused_adam"): "arctic-plugin-deepspeed",
     ("optimizer", "cpu_adam"): "arctic-plugin-deepspeed",
+    ("optimizer", "adafactor"): "arctic-plugin-optimizers",
+    ("optimizer", "muon"): "arctic-plugin-optimizers",
+    ("optimizer", "adamw_8bit"): "arctic-plugin-optimizers",
     ("engine", "deepspeed"): "arctic-plugin-deepspeed",
     ("launcher", "deepspeed"): "arctic-plugin-deepspeed",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from arctic_training._exports import lazy_attribute
@@ -40,6 +41,16 @@ class ModelConfig(ComponentConfig):
         "optimizer state are fp32 in every case.",
     )
     save_name: str | None = key(None, doc="Name that exported models carry in their configuration.")
+    freeze: list[str] = key(
+        factory=list, doc="Patterns over names of parameters that are not trained, such as `model.embed_tokens.*`."
+    )
+    train_only: list[str] = key(
+        factory=list, doc="Patterns over names of parameters, all others of which are not trained."
+    )
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if self.freeze and self.train_only:
+            yield "train_only", "contradicts freeze: give one of them"
 
     @property
     def precision(self) -> Literal["bf16", "fp16", "fp32"]:

@@ -7,10 +7,26 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from arctic_training.component import Component
-from arctic_training.config import ComponentConfig, key
+from arctic_training.config import ComponentConfig, Config, key
+from arctic_training.name_patterns import matches, refuse_unmatched
 
 if TYPE_CHECKING:
     import torch
+
+
+class ParameterGroupConfig(Config):
+    match: list[str] = key(doc="Patterns over names of parameters: `*` stands for any text, `?` for a letter.")
+    learning_rate: float | None = key(None, ge=0, aliases=("lr",), doc="Peak learning rate of these parameters.")
+    learning_rate_scale: float | None = key(None, ge=0, doc="The same as a factor of optimizer.learning_rate.")
+    weight_decay: float | None = key(None, ge=0, doc="Weight decay of these parameters, biases and vectors too.")
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if not self.match:
+            yield "match", "names no parameter"
+        if self.learning_rate is not None and self.learning_rate_scale is not None:
+            yield "learning_rate_scale", "contradicts learning_rate: give one of them"
+        if (self.learning_rate, self.learning_rate_scale, self.weight_decay) == (None, None, None):
+            yield "match", "changes nothing: give learning_rate, learning_rate_scale or weight_decay"
 
 
 class OptimizerConfig(ComponentConfig):
@@ -19,6 +35,9 @@ class OptimizerConfig(ComponentConfig):
     learning_rate: float = key(5e-4, ge=0, aliases=("lr",), doc="Peak learning rate.")
     weight_decay: float = key(0.1, ge=0, doc="Decoupled weight decay; none on biases and on vectors such as norms.")
     betas: tuple[float, float] = key((0.9, 0.999), doc="Decay rates of Adam's two running means.")
+    groups: list[ParameterGroupConfig] = key(
+        factory=list, doc="Parameters with a learning rate or weight decay of their own; the first that fits counts."
+    )
 
     def check(self) -> Iterator[tuple[str, str]]:
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -30,22 +49,45 @@ class OptimizerFactory(Component):
 
     kind = "optimizer"
     config: OptimizerConfig
+    needs_whole_parameters: ClassVar[bool] = False
+    """Whether a step looks at the shape of a parameter, which it does not have where ZeRO divides it."""
 
     @abstractmethod
     def create_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """The optimizer over ``parameter_groups(model)``, or over what you choose."""
 
     def parameter_groups(self, model: torch.nn.Module) -> list[dict]:
-        """Two groups: matrices with the recipe's weight decay; vectors (biases, norms) with none."""
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        # A parameter that ZeRO-3 has partitioned looks empty; its full shape stands in ds_shape.
-        matrices = [parameter for parameter in trained if len(getattr(parameter, "ds_shape", parameter.shape)) > 1]
-        vectors = [parameter for parameter in trained if len(getattr(parameter, "ds_shape", parameter.shape)) <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
+        """The trained parameters in groups, each with ``params``, ``lr`` and ``weight_decay``.
+
+        Matrices decay; vectors (biases, norms) do not, unless a group of the recipe that fits them says so. What no
+        group of the recipe fits comes first.
+
+        Raises:
+            RecipeError: a pattern fits no trained parameter.
+        """
+        config = self.config
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        groups: dict[tuple[int, bool], dict] = {}
+        for number, own in enumerate((None, *config.groups)):
+            if own is not None:
+                refuse_unmatched(own.match, list(trained), own, "match", self.run)
+            for is_vector in (False, True):
+                decay = 0.0 if is_vector else config.weight_decay
+                groups[number, is_vector] = {"params": [], "lr": self._rate(own), "weight_decay": decay}
+                if own is not None and own.weight_decay is not None:
+                    groups[number, is_vector]["weight_decay"] = own.weight_decay
+        for name, parameter in trained.items():
+            fitting = (number for number, own in enumerate(config.groups, start=1) if matches(name, own.match))
+            # A parameter that ZeRO-3 has partitioned looks empty; its full shape stands in ds_shape.
+            is_vector = len(getattr(parameter, "ds_shape", parameter.shape)) <= 1
+            groups[next(fitting, 0), is_vector]["params"].append(parameter)
+        return [group for group in groups.values() if group["params"]]
+
+    def _rate(self, group: ParameterGroupConfig | None) -> float:
+        if group is not None and group.learning_rate is not None:
+            return group.learning_rate
+        scale = None if group is None else group.learning_rate_scale
+        return self.config.learning_rate * (1.0 if scale is None else scale)
 
 
 class AdamWFactory(OptimizerFactory):

@@ -19,6 +19,7 @@ from arctic_training.data_cache import prepared_rows
 from arctic_training.data_report import figures
 from arctic_training.distributed import World
 from arctic_training.errors import Interrupted, PluginError, UsageError, explained
+from arctic_training.freezing import freeze
 from arctic_training.redaction import redacted
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
 from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
@@ -243,6 +244,7 @@ class Run:
         model = ask(
             "arctic_build_model", torch.nn.Module, model_config=self.model_config, config=config.model, run=self
         )
+        freeze(model, config.model, self)
         trainer.model = trainer.model_unwrapped = model
         if self.remote_code and self.world.is_first:
             write_record(self)

@@ -7,8 +7,10 @@ import json
 
 import pytest
 
-from arctic_training.errors import CheckpointError, RecipeError
+from arctic_training import hookimpl
+from arctic_training.errors import CheckpointError, RecipeError, UsageError
 from arctic_training.manifest import verify
+from arctic_training.optimizer import OptimizerConfig, OptimizerFactory
 from arctic_training.testing.contracts.common import KeepsWeights, figures, last_weights
 
 ENGINES = ["torch", 0, 1, 2, 3]
@@ -92,3 +94,47 @@ def test_a_kind_of_checkpoint_that_another_engine_writes_is_refused_before_anyth
     recipe["checkpoint"] = {"type": "deepspeed", "output_dir": "kept", "save_every_n_steps": 2}
     with pytest.raises(RecipeError, match=r"checkpoint\.0\.type: deepspeed holds the state of the deepspeed engine"):
         run_recipe(on(recipe, "torch"))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_parameters_in_groups_and_frozen_ones_train_as_on_the_torch_engine_and_go_on_exactly(run_recipe, recipe, stage):
+    names = list(last_weights(run_recipe(on(recipe, "torch", checkpoint=[]), "train_iters=1")))
+    recipe |= {
+        "model": {**recipe["model"], "freeze": [names[0]]},
+        "optimizer": {"type": "adamw", "learning_rate": 1e-2, "groups": [{"match": [names[1]], "learning_rate": 1e-3}]},
+    }
+    whole = run_recipe(on(recipe, "torch", checkpoint=[]))
+    other = run_recipe(on(recipe, stage, checkpoint=[]))
+    assert figures(other, "loss") == pytest.approx(figures(whole, "loss"), rel=1e-5)
+    run_recipe(on(recipe, stage, exit_iteration_this_run=3))
+    resumed = run_recipe(on(recipe, stage))
+    assert resumed.first_step == 3
+    assert figures(resumed, "loss") == figures(other, "loss")[3:]
+    for name, tensor in last_weights(whole).items():
+        assert last_weights(resumed)[name].sub(tensor).abs().max() < 1e-5, name
+
+
+class WholeMatrices(OptimizerFactory):
+    """An optimizer whose steps look at the shapes of matrices."""
+
+    name = "whole"
+    config: OptimizerConfig
+    needs_whole_parameters = True
+
+    def create_optimizer(self, model):
+        import torch
+
+        return torch.optim.SGD(self.parameter_groups(model), lr=self.config.learning_rate)
+
+
+def test_an_optimizer_of_whole_matrices_is_refused_where_they_are_divided(run_recipe, plugin_manager, recipe):
+    class Plugin:
+        @hookimpl
+        def arctic_register_components(self, components):
+            components.optimizer("whole", f"{__name__}:WholeMatrices")
+
+    plugin_manager.register(Plugin(), "whole")
+    recipe |= {"optimizer": {"type": "whole", "learning_rate": 1e-2}, "checkpoint": []}
+    run_recipe(on(recipe, 0), "train_iters=1")
+    with pytest.raises(UsageError, match="'whole' steps whole matrices, which ZeRO stage 2"):
+        run_recipe(on(recipe, 2), "train_iters=1")

@@ -85,3 +85,33 @@ def test_an_argument_that_the_schedule_does_not_have_is_told_with_the_nearest():
 
 def test_a_floor_that_is_missing_is_told():
     assert "needs min_lr" in dict(HFSchedulerConfig(name="cosine_with_min_lr").check())["scheduler_specific_kwargs"]
+
+
+def warmed(shape, warmup):
+    """A closed form from the end of the warm-up on, with a rise from 0 before it."""
+    return [step / warmup if step < warmup else shape(step) for step in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "shape"),
+    [
+        ("linear", {}, lambda step: (60 - step) / 50),
+        ("cosine", {}, lambda step: (1 + math.cos(math.pi * (step - 10) / 50)) / 2),
+        ("cosine_with_min_lr", {"min_lr_rate": 0.2}, lambda k: 0.2 + 0.8 * (1 + math.cos(math.pi * (k - 10) / 50)) / 2),
+        ("polynomial", {"lr_end": 0.1, "power": 2}, lambda step: 0.1 + 0.9 * (1 - (step - 10) / 50) ** 2),
+        ("constant_with_warmup", {}, lambda step: 1.0),
+        ("inverse_sqrt", {"timescale": 10}, lambda step: 1 / math.sqrt(step / 10)),
+        ("wsd", {"num_decay_steps": 20, "decay_type": "linear"}, lambda k: 1.0 if k < 40 else (60 - k) / 20),
+    ],
+)
+def test_each_schedule_is_its_closed_form_in_every_step_after_a_warmup_in_steps(make, run, name, arguments, shape):
+    found = rates(make, run, 60, name=name, warmup_steps=10, scheduler_specific_kwargs=arguments)
+    assert found == pytest.approx(warmed(shape, 10), rel=1e-12, abs=1e-12)
+
+
+def test_a_warmup_in_steps_and_one_in_a_ratio_contradict_each_other():
+    from arctic_training.config import annotate
+
+    config = HFSchedulerConfig(warmup_steps=3, warmup_ratio=0.2)
+    annotate(config, given=frozenset({"warmup_steps", "warmup_ratio"}))
+    assert dict(config.check())["warmup_steps"].startswith("contradicts warmup_ratio")

@@ -50,6 +50,13 @@ class DeepSpeedEngine(Engine):
         self.optimizer = optimizer
         self.parameter_names = parameter_names(model, optimizer)
         self.num_micro_batches = 0
+        if self.stage and getattr(self.run.component("optimizer"), "needs_whole_parameters", False):
+            raise UsageError(
+                f"the optimizer {self.run.config.optimizer.type!r} steps whole matrices, which ZeRO stage {self.stage} "
+                "divides among ranks",
+                where="optimizer.type",
+                remedy="set deepspeed: {zero_optimization: {stage: 0}}, or another optimizer",
+            )
         if self.stage == 0:
             model.to(self.device)
             self.masters = MasterWeights(optimizer)

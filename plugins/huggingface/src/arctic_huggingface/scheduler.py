@@ -44,6 +44,7 @@ class HFSchedulerConfig(SchedulerConfig):
     warmup_ratio: float = key(
         0.1, ge=0, le=1, doc="Fraction of the optimizer steps that warm up, rounded up to whole steps."
     )
+    warmup_steps: int | None = key(None, ge=0, doc="Optimizer steps that warm up, instead of warmup_ratio.")
     scheduler_specific_kwargs: dict[str, Any] = key(
         factory=dict,
         doc="Further arguments of the schedule, by its names in transformers. warmup_stable_decay decays over the last "
@@ -61,8 +62,11 @@ class HFSchedulerConfig(SchedulerConfig):
             if name not in allowed:
                 hint = nearest(name, allowed) or (f"it takes {', '.join(allowed)}" if allowed else "it takes none")
                 yield "scheduler_specific_kwargs", f"the schedule {self.name!r} has no argument {name!r}; {hint}"
-        if self.schedule == "constant" and "warmup_ratio" in self.given and self.warmup_ratio:
-            yield "warmup_ratio", "has no effect on the schedule 'constant': name constant_with_warmup"
+        if self.warmup_steps is not None and "warmup_ratio" in self.given:
+            yield "warmup_steps", "contradicts warmup_ratio: give one of them"
+        for name in ("warmup_ratio", "warmup_steps"):
+            if self.schedule == "constant" and name in self.given and getattr(self, name):
+                yield name, "has no effect on the schedule 'constant': name constant_with_warmup"
         if self.schedule.endswith("min_lr") and not {"min_lr", "min_lr_rate"} & set(self.scheduler_specific_kwargs):
             yield "scheduler_specific_kwargs", f"the schedule {self.name!r} needs min_lr or min_lr_rate"
 
@@ -92,7 +96,10 @@ class HFSchedulerFactory(SchedulerFactory):
     @property
     def num_warmup_steps(self) -> int:
         """Optimizer steps that warm up; never all, or a run of one step would train at a rate of 0."""
-        return min(share_of_steps(self.config.warmup_ratio, self.training_horizon), self.training_horizon - 1)
+        steps = self.config.warmup_steps
+        if steps is None:
+            steps = share_of_steps(self.config.warmup_ratio, self.training_horizon)
+        return min(steps, self.training_horizon - 1)
 
 
 def share_of_steps(ratio: float, steps: int) -> int:

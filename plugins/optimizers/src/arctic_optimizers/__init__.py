@@ -1,0 +1,1 @@
+"""Optimizers besides AdamW: ``adafactor``, ``muon`` and ``adamw_8bit``."""

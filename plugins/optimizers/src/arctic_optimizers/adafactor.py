@@ -1,0 +1,48 @@
+"""Adafactor (Shazeer and Stern, 2018, arXiv:1804.04235): second moments by rows and columns, a fraction of AdamW's
+memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from arctic_training.config import key
+from arctic_training.optimizer import OptimizerConfig, OptimizerFactory
+
+if TYPE_CHECKING:
+    import torch
+
+
+class AdafactorConfig(OptimizerConfig):
+    learning_rate: float = key(
+        1e-2,
+        ge=0,
+        aliases=("lr",),
+        doc="Largest step as a share of a parameter's root mean square; 1 / sqrt(step) where that is smaller.",
+    )
+    beta2_decay: float = key(-0.8, le=0, doc="The second moments at step t decay by 1 - t ** beta2_decay.")
+    clip_threshold: float = key(1.0, gt=0, doc="Largest root mean square of an update before the learning rate.")
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from super().check()
+        if "betas" in self.given:
+            yield "betas", "has no effect on adafactor, which has no first moment: beta2_decay is its second one's"
+
+
+class AdafactorFactory(OptimizerFactory):
+    """torch's Adafactor."""
+
+    name = "adafactor"
+    config: AdafactorConfig
+    needs_whole_parameters: ClassVar[bool] = True
+
+    def create_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        import torch
+
+        config = self.config
+        return torch.optim.Adafactor(
+            self.parameter_groups(model),
+            lr=config.learning_rate,
+            beta2_decay=config.beta2_decay,
+            d=config.clip_threshold,
+        )
