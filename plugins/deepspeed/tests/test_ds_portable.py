@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 
 import pytest
@@ -14,11 +15,19 @@ from arctic_training.optimizer import OptimizerConfig, OptimizerFactory
 from arctic_training.testing.contracts.common import KeepsWeights, figures, last_weights
 
 ENGINES = ["torch", 0, 1, 2, 3]
+LONG = (pytest.mark.slow, pytest.mark.long)
 
 
 @pytest.fixture(autouse=True)
 def keeps_weights(arctic_home, plugin_manager):
     plugin_manager.register(KeepsWeights(), "keeps weights")
+
+
+def pairs():
+    """Each engine before and each after once; every pair of them where time does not matter."""
+    rest = itertools.product(ENGINES, ENGINES)
+    ring = list(zip(ENGINES, [*ENGINES[2:], *ENGINES[:2]], strict=True))
+    return [*ring, *(pytest.param(*pair, marks=LONG) for pair in rest if pair not in ring)]
 
 
 def on(recipe, engine, **keys):
@@ -34,8 +43,7 @@ def recipe(tiny_recipe):
     return tiny_recipe | {"train_iters": 6, "checkpoint": checkpoint}
 
 
-@pytest.mark.parametrize("after", ENGINES)
-@pytest.mark.parametrize("before", ENGINES)
+@pytest.mark.parametrize(("before", "after"), pairs())
 def test_training_goes_on_in_another_engine_or_stage(run_recipe, recipe, before, after):
     whole = run_recipe(on(recipe, "torch", checkpoint=[]))
     run_recipe(on(recipe, before, exit_iteration_this_run=3))

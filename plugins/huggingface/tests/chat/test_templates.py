@@ -199,6 +199,7 @@ def test_what_is_trained_of_any_chat_is_right(make_tokenizer, family, trim_offse
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_trained_of_many_more_chats_is_right(make_tokenizer, family):
     holds_for_any_chat(FAMILIES[family], make_tokenizer(family), 500)
