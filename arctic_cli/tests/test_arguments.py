@@ -81,6 +81,30 @@ def test_a_second_recipe_is_refused():
         divided("a.yaml b.yaml")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "r.yaml optimizer.lr = 1e-4",
+        "r.yaml optimizer.lr =1e-4",
+        "r.yaml optimizer.lr= 1e-4",
+        "optimizer.lr = 1e-4 r.yaml",
+        "r.yaml --force_multi optimizer.lr = 1e-4",
+    ],
+)
+def test_an_override_with_spaces_around_its_equals_sign_is_told_how_it_is_written(line):
+    with pytest.raises(click.UsageError, match=r"'optimizer\.lr=1e-4': spaces around '=' make several arguments of it"):
+        divided(line)
+
+
+def test_a_value_without_a_key_is_refused():
+    with pytest.raises(click.UsageError, match="there is no key before the '=' of '=2'"):
+        divided("r.yaml epochs=1 =2")
+
+
+def test_an_override_of_nothing_before_the_recipe_stays_one():
+    assert divided("checkpoint= r.yaml") == Words("r.yaml", ("checkpoint=",))
+
+
 @pytest.mark.parametrize("line", ["", "optimizer.lr=1", "--num_gpus 2"])
 def test_without_a_recipe_nothing_is_guessed(line):
     with pytest.raises(click.UsageError, match="a recipe is missing"):

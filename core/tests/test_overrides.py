@@ -140,6 +140,14 @@ def test_text_has_no_keys_unless_it_is_a_shorthand():
         typed("run_dir.x=1", run_dir="here")
 
 
+@pytest.mark.parametrize(
+    "words", [("steps", "=", "3"), ("steps", "=3"), ("steps=", "3"), ("rate=1", "steps", "=", "3")]
+)
+def test_an_override_torn_by_spaces_is_told_how_it_is_written(words):
+    with pytest.raises(RecipeError, match=r"^override 'steps=3': spaces around '=' make several arguments of it"):
+        typed(*words)
+
+
 def test_words_of_the_command_line_are_told_apart():
     assert is_override("a.b=1")
     assert not is_override("--num_gpus=2")

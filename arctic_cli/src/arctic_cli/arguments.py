@@ -13,6 +13,8 @@ from collections.abc import Collection, Sequence
 import attrs
 import click
 
+from arctic_training.overrides import TORN, torn_override
+
 _KEY_PATH = re.compile(r"[a-z_][a-z0-9_]*(\.[\w-]+)*=")
 """How an override begins. All keys at the top of a recipe are lower case, so FOO=1 after an option is a value."""
 
@@ -73,12 +75,16 @@ def divide(words: Sequence[str], *, with_value: Collection[str] = (), flags: Col
         elif awaits_value and (awaits_value.endswith("args") or not _KEY_PATH.match(word)):
             launcher.append(word)
             awaits_value = ""
+        elif word.startswith("="):
+            _refuse_torn(words)
+            raise click.UsageError(f"there is no key before the '=' of {word!r}")
         elif recipe is None and not _KEY_PATH.match(word):
             recipe, awaits_value = word, ""
         elif "=" in word:
             overrides.append(word)
             awaits_value = ""
         else:
+            _refuse_torn(words)
             raise click.UsageError(f"there are two recipes, {recipe!r} and {word!r}; overrides have the form key=value")
     if recipe is None:
         recipe = _recipe_taken_for_a_value(launcher)
@@ -103,6 +109,12 @@ def _refuse_misspelling(word: str, known: Collection[str]) -> None:
     near = difflib.get_close_matches(spelt, known, n=1, cutoff=0.86) if name.startswith("--") else []
     if near:
         raise click.UsageError(f"there is no option {name}; did you mean {near[0]}?")
+
+
+def _refuse_torn(words: Sequence[str]) -> None:
+    """A shell makes three words of ``optimizer.lr = 1e-4``, and of none of them can be told what it is for."""
+    if torn := torn_override(words):
+        raise click.UsageError(f"override '{torn}': {TORN}")
 
 
 def _recipe_taken_for_a_value(launcher: list[str]) -> str:

@@ -27,6 +27,8 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> None:
         RecipeError: with a problem for each override that cannot be applied.
     """
     problems: list[Problem] = []
+    if torn := torn_override(overrides):
+        raise RecipeError(f"override '{torn}': {TORN}")
     for override in overrides:
         at = Location(f"override '{redacted_override(override)}'")
         try:
@@ -41,6 +43,21 @@ def is_override(argument: str) -> bool:
     """Whether a word of the command line has the form of an override: ``key.path=value``."""
     path, equals, _ = argument.partition("=")
     return bool(equals) and not path.startswith("-")
+
+
+TORN = "spaces around '=' make several arguments of it; write it without them, as here"
+
+
+def torn_override(words: Sequence[str]) -> str:
+    """The first override that spaces around its ``=`` have torn into several words, as it is to be written, without
+    secrets; empty where there is none."""
+    for index, word in enumerate(words[1:], start=1):
+        before = words[index - 1]
+        if "=" not in before and word.startswith("="):
+            return redacted_override("".join(words[index - 1 : index + 1 + (word == "=")]))
+        if before.endswith("=") and is_override(before) and "=" not in word:
+            return redacted_override(before + word)
+    return ""
 
 
 class _CannotApply(Exception):
