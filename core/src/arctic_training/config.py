@@ -191,6 +191,11 @@ class FreeConfig(Config):
             mapping: the section with every text that is a number converted to one.
         """
 
+    @classmethod
+    def known_keys(cls) -> Iterable[str]:
+        """The keys at the top of the section, to tell whoever gives one of them elsewhere."""
+        return ()
+
 
 @attrs.frozen
 class KeyInfo:

@@ -13,6 +13,7 @@ from arctic_training._exports import KNOWN_COMPONENTS, KNOWN_KEYS, KNOWN_SECTION
 from arctic_training.config import ComponentConfig, Config, FreeConfig, Place, annotate, keys_of
 from arctic_training.errors import PluginError
 from arctic_training.human_numbers import convert_leaves
+from arctic_training.misplaced import found_elsewhere
 from arctic_training.recipe import Recipe, dotted
 from arctic_training.redaction import PLACEHOLDER
 from arctic_training.registry import UnknownComponent
@@ -68,7 +69,7 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True, trust:
         plugins.refuse_broken()
     structurer.finish()
     sections.trainer = trainer
-    classes = _section_classes(plugins, trainer.config_class())
+    sections.contributed = classes = _section_classes(plugins, trainer.config_class())
     contributed, data = _contributed(recipe, classes, trainer.config_class(), structurer)
     config = structurer.keys(data, trainer.config_class(), also=classes)
     _refuse_placeholders(recipe, structurer)
@@ -118,6 +119,7 @@ class _RecipeSections:
         self.recipe = recipe
         self.registry = plugins.registry
         self.trainer: Any = None
+        self.contributed: Mapping[str, type[Config]] = {}
         self.data_factory: Any = None
 
     def place(self, config_class: type[ComponentConfig], path: tuple) -> Place:
@@ -154,6 +156,10 @@ class _RecipeSections:
             return f"the section comes with {KNOWN_SECTIONS[name]}: pip install {KNOWN_SECTIONS[name]}"
         owner = KNOWN_KEYS.get((".".join(str(part) for part in section), name))
         return f"it is a key of the trainer {owner[0]!r}, which comes with {owner[1]}" if owner else ""
+
+    def key_elsewhere(self, path: tuple) -> str:
+        """The sections of this recipe that have the key."""
+        return "" if self.trainer is None else found_elsewhere(self, self.trainer.config_class(), path)
 
     def unknown_type(self, kind: str, name: str) -> str:
         """What to say about a ``type`` that is not registered."""

@@ -47,6 +47,9 @@ class Sections(Protocol):
     def unknown_key(self, path: tuple) -> str:
         """What to say about a key that the section does not have, when somebody else's has it; else empty."""
 
+    def key_elsewhere(self, path: tuple) -> str:
+        """What to say about it when another section of the same recipe has it; else empty."""
+
 
 class OwnClass:
     """Structures each section into the class that its annotation names."""
@@ -60,6 +63,10 @@ class OwnClass:
         return Choice(config_class, name=name)
 
     def unknown_key(self, path: tuple) -> str:
+        """Nothing is known of other sections."""
+        return ""
+
+    def key_elsewhere(self, path: tuple) -> str:
         """Nothing is known of other sections."""
         return ""
 
@@ -314,8 +321,13 @@ class Structurer:
 
     def _refuse_unknown(self, name: Any, known: Iterable[str]) -> None:
         path = (*self._path, name)
-        elsewhere = self.sections.unknown_key(path)
-        remedy = elsewhere or nearest(name, known) or listed(known)
+        remedy = (
+            self.sections.unknown_key(path)
+            or nearest(name, known, cutoff=0.8)
+            or self.sections.key_elsewhere(path)
+            or nearest(name, known)
+            or listed(known)
+        )
         self.refuse("unknown key", path=path, of="key", remedy=remedy)
 
     def _refuse_shorthand(self, value: Mapping) -> Any:

@@ -49,10 +49,10 @@ def described_value(value: Any) -> str:
     )
 
 
-def nearest(name: Any, known: Iterable[str]) -> str:
+def nearest(name: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """``did you mean 'x'?`` for a name that is nearly one of those known; else empty."""
     lowered = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=cutoff)
     return f"did you mean {lowered[near[0]]!r}?" if near else ""
 
 

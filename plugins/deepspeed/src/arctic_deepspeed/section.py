@@ -64,6 +64,10 @@ class DeepSpeedSection(FreeConfig):
         table = shipped()
         return _tidied(mapping), list(check(mapping, table["keys"], table["removed"]))
 
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        return [name for name in shipped()["keys"] if name not in OURS and name not in WITHOUT_EFFECT]
+
 
 def check(
     mapping: Mapping[str, Any], keys: Table, removed: Mapping[str, str], path: tuple[str, ...] = ()
