@@ -339,6 +339,13 @@ def test_a_free_section_is_checked_by_the_plugin_that_knows_its_keys(plugins):
     assert problems(plugins, deepspeed=[1]) == ["deepspeed: expected a mapping, found a list"]
 
 
+def test_epochs_beside_train_iters_are_a_warning_since_the_steps_win(plugins):
+    (warning,) = config_of(plugins, train_iters=5, epochs=3).warnings
+    assert warning == "epochs: is 3 and has no effect, since train_iters says how many steps to train"
+    assert config_of(plugins, train_iters=5).warnings == []
+    assert config_of(plugins, epochs=3).warnings == []
+
+
 def test_evaluation_is_asked_for_exactly_when_there_is_data_for_it(plugins):
     assert problems(plugins, eval_interval=5)[0].startswith("eval_interval: ")
     assert problems(plugins, data={"sources": ["a"], "eval_sources": ["b"]})[0].startswith("eval_interval: ")

@@ -119,6 +119,10 @@ class Config:
         """Yield ``(key, message)`` for values that are right by themselves and contradict each other."""
         return ()
 
+    def doubts(self) -> Iterable[tuple[str, str]]:
+        """Yield ``(key, message)`` for values that a run takes and whose writer may expect something else of them."""
+        return ()
+
 
 @attrs.frozen
 class Place:

@@ -317,7 +317,13 @@ class Structurer:
 
     def _check(self, config: Config, spelling: Mapping[str, str]) -> None:
         for name, message in config.check():
-            self.refuse(message, path=(*self._path, *(spelling.get(part, part) for part in name.split("."))), of="key")
+            self.refuse(message, path=self._spelt(name, spelling), of="key")
+        for name, message in config.doubts():
+            self.warnings.append(str(self.recipe.problem(self._spelt(name, spelling), message, of="key")))
+
+    def _spelt(self, name: str, spelling: Mapping[str, str]) -> tuple:
+        """The path of a key of the section being structured, as the recipe writes it."""
+        return (*self._path, *(spelling.get(part, part) for part in name.split(".")))
 
     def _refuse_unknown(self, name: Any, known: Iterable[str]) -> None:
         path = (*self._path, name)

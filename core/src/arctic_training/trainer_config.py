@@ -154,3 +154,7 @@ class TrainerConfig(ComponentConfig):
                 yield (f"checkpoint.{number}.keep_best", "needs evaluation data: give data.eval_sources")
         if not self.epochs and not self.train_iters and not self.min_iterations:
             yield "epochs", "is 0, and neither train_iters nor min_iterations says how long to train"
+
+    def doubts(self) -> Iterator[tuple[str, str]]:
+        if self.train_iters and self.epochs != 1:  # 1 is what the record of a run holds where its recipe held nothing
+            yield "epochs", f"is {self.epochs} and has no effect, since train_iters says how many steps to train"
