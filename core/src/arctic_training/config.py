@@ -196,6 +196,16 @@ class FreeConfig(Config):
         """
 
     @classmethod
+    def contradictions(cls, value: Any, config: Any) -> Iterable[KeyProblem]:
+        """What is wrong with the section beside the rest of the recipe; asked when both are right by themselves.
+
+        Args:
+            value: what ``structure_free`` gave.
+            config: the trainer's configuration, of whose number of ranks nothing is known yet.
+        """
+        return ()
+
+    @classmethod
     def known_keys(cls) -> Iterable[str]:
         """The keys at the top of the section, to tell whoever gives one of them elsewhere."""
         return ()

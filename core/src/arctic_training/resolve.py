@@ -6,11 +6,11 @@ Pure, and without torch: it imports the modules of the components that the recip
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from arctic_training._exports import KNOWN_COMPONENTS, KNOWN_KEYS, KNOWN_SECTIONS
-from arctic_training.config import ComponentConfig, Config, FreeConfig, Place, annotate, keys_of
+from arctic_training.config import ComponentConfig, Config, FreeConfig, KeyProblem, Place, annotate, keys_of
 from arctic_training.errors import PluginError
 from arctic_training.human_numbers import convert_leaves
 from arctic_training.misplaced import found_elsewhere
@@ -82,7 +82,11 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True, trust:
         annotate(config, given=config.given | {name})
     if config.deepspeed and config.engine.type == "torch":
         structurer.refuse("has no effect on the engine 'torch': leave one of them out", path=("deepspeed",), of="key")
-        structurer.finish()
+    for name, section in classes.items():
+        value = contributed.get(name) or getattr(config, name, None)
+        if issubclass(section, FreeConfig) and value:
+            _refuse(section.contradictions(value, config), name, structurer)
+    structurer.finish()
     annotate(
         config,
         recipe=recipe,
@@ -294,9 +298,13 @@ def _free(value: Any, section_class: type[FreeConfig], name: str, structurer: St
     if mapping is INVALID:
         return INVALID
     result, problems = section_class.structure_free(convert_leaves(mapping))
+    _refuse(problems, name, structurer)
+    return result
+
+
+def _refuse(problems: Iterable[KeyProblem], name: str, structurer: Structurer) -> None:
     for problem in problems:
         structurer.refuse(problem.message, path=(name, *problem.path), of=problem.of, remedy=problem.remedy)
-    return result
 
 
 def _words(kind: str) -> str:

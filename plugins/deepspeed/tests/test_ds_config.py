@@ -4,7 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from arctic_deepspeed.ds_config import LEAST_BUCKET, MOST_BUCKET, RunFacts, check_engine, complete, hidden_size_of
+from arctic_deepspeed.ds_config import (
+    LEAST_BUCKET,
+    MOST_BUCKET,
+    RunFacts,
+    check_engine,
+    complete,
+    contradictions,
+    hidden_size_of,
+)
 from arctic_training.errors import ArcticError
 
 
@@ -45,6 +53,30 @@ def test_a_section_that_contradicts_the_recipe_is_refused(section, path, message
     _, (problem,) = complete(section, facts())
     assert problem.path == path
     assert problem.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {"train_batch_size": 12},
+            "is 12, and micro_batch_size x gradient_accumulation_steps is 8: no number of ranks",
+        ),
+        ({"train_micro_batch_size_per_gpu": 1}, "is 1, and micro_batch_size comes to 2"),
+        ({"fp16": {"enabled": True}, "bf16": {"enabled": True}}, "is on, and so is bf16"),
+        ({"fp16": {"enabled": True}}, "is on, and model.dtype is bf16"),
+    ],
+)
+def test_a_contradiction_that_needs_no_ranks_is_known_before_the_run(section, message):
+    (problem,) = contradictions(section, facts(num_ranks=None))
+    assert problem.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "section", [{}, {"train_batch_size": 8}, {"train_batch_size": 24}, {"bf16": {"enabled": True}}]
+)
+def test_what_some_number_of_ranks_makes_true_is_left_to_the_run(section):
+    assert contradictions(section, facts(num_ranks=None)) == []
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])

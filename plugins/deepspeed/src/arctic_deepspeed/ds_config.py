@@ -27,12 +27,13 @@ limit."""
 class RunFacts:
     """What the rest of the recipe says about DeepSpeed's options.
 
-    ``hidden_size`` is the width of the model, None when it does not tell.
+    ``num_ranks`` is None where the recipe is all that is known; ``hidden_size`` is the width of the model, None when it
+    does not tell.
     """
 
     micro_batch_size: int
     gradient_accumulation_steps: int
-    num_ranks: int
+    num_ranks: int | None
     precision: Literal["bf16", "fp16", "fp32"]
     hidden_size: int | None = None
 
@@ -108,6 +109,15 @@ def complete(section: Mapping[str, Any], facts: RunFacts) -> tuple[dict[str, Any
     return config, problems
 
 
+def contradictions(section: Mapping[str, Any], facts: RunFacts) -> list[KeyProblem]:
+    """Where a section contradicts itself or the rest of the recipe, as far as ``facts`` tell."""
+    config = copy.deepcopy(dict(section))
+    problems: list[KeyProblem] = []
+    _settle_batch(config, facts, problems)
+    _settle_precision(config, facts, problems)
+    return problems
+
+
 def zero_stage(section: Mapping[str, Any]) -> int:
     """The ZeRO stage that a ``deepspeed`` section asks for; 2 when it says nothing."""
     zero = section.get("zero_optimization")
@@ -162,14 +172,17 @@ def check_engine(engine: Any, config: Mapping[str, Any]) -> None:
 
 
 def _settle_batch(config: dict[str, Any], facts: RunFacts, problems: list[KeyProblem]) -> None:
+    rows_of_a_rank = facts.micro_batch_size * facts.gradient_accumulation_steps
+    rows = "micro_batch_size x gradient_accumulation_steps"
     batch = {
         "train_micro_batch_size_per_gpu": (facts.micro_batch_size, "micro_batch_size"),
         "gradient_accumulation_steps": (facts.gradient_accumulation_steps, "gradient_accumulation_steps"),
-        "train_batch_size": (
-            facts.micro_batch_size * facts.gradient_accumulation_steps * facts.num_ranks,
-            "micro_batch_size x gradient_accumulation_steps x number of ranks",
-        ),
     }
+    if facts.num_ranks is not None:
+        batch["train_batch_size"] = (rows_of_a_rank * facts.num_ranks, f"{rows} x number of ranks")
+    elif (given := config.get("train_batch_size", rows_of_a_rank)) <= 0 or given % rows_of_a_rank:
+        message = f"is {given}, and {rows} is {rows_of_a_rank}: no number of ranks comes to that"
+        problems.append(KeyProblem(("train_batch_size",), message, of="key", remedy="leave it out"))
     for name, (value, origin) in batch.items():
         if config.setdefault(name, value) != value:
             message = f"is {config[name]}, and {origin} comes to {value}"
@@ -179,6 +192,10 @@ def _settle_batch(config: dict[str, Any], facts: RunFacts, problems: list[KeyPro
 def _settle_precision(config: dict[str, Any], facts: RunFacts, problems: list[KeyProblem]) -> None:
     if "bfloat16" in config:  # DeepSpeed's old name for it
         config["bf16"] = config.pop("bfloat16")
+    if _enabled(config, "bf16") and _enabled(config, "fp16"):
+        problems.append(KeyProblem(("fp16", "enabled"), "is on, and so is bf16", of="key", remedy="leave both out"))
+        config["bf16"]["enabled"] = config["fp16"]["enabled"] = False
+        facts = attrs.evolve(facts, precision="fp32")
     for name in ("bf16", "fp16"):
         section = config.setdefault(name, {})
         wanted = facts.precision == name

@@ -65,6 +65,13 @@ class DeepSpeedSection(FreeConfig):
         return _tidied(mapping), list(check(mapping, table["keys"], table["removed"]))
 
     @classmethod
+    def contradictions(cls, value: Mapping[str, Any], config: Any) -> list[KeyProblem]:
+        from arctic_deepspeed.ds_config import RunFacts, contradictions
+
+        facts = RunFacts(config.micro_batch_size, config.gradient_accumulation_steps, None, config.model.precision)
+        return contradictions(value, facts)
+
+    @classmethod
     def known_keys(cls) -> list[str]:
         return [name for name in shipped()["keys"] if name not in OURS and name not in WITHOUT_EFFECT]
 
