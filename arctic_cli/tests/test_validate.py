@@ -95,3 +95,19 @@ def test_the_recipes_code_is_named_with_its_hash_and_can_be_refused(arctic, reci
     assert arctic("validate", str(recipe), "type=own", "--no-code").code == 2
     monkeypatch.setenv("ARCTIC_NO_CODE", "1")
     assert arctic("validate", str(recipe), "type=own").code == 2
+
+
+def test_a_file_of_data_that_is_not_there_is_a_note_since_the_recipe_is_right_all_the_same(arctic, tmp_path, recipe):
+    path = recipe.with_name("files.yaml")
+    path.write_text(
+        "type: sft\nmodel: {name_or_path: m}\ndata:\n  sources:\n    - here.jsonl\n    - name/on-the-hub\n"
+        "    - ./gone.jsonl:train[:5]\n    - name_or_path: gone*.jsonl\n    - s3://bucket/gone.jsonl\n"
+    )
+    path.with_name("here.jsonl").touch()
+    outcome = arctic("validate", str(path), "data.sources.0=lost.csv")
+    assert outcome.code == 0, outcome.err
+    assert [line.strip() for line in outcome.out.splitlines() if "not there" in line] == [
+        "not there: lost.csv, named by override 'data.sources.0=lost.csv'",
+        f"not there: ./gone.jsonl, named at {path}:7",
+    ]
+    assert "not there" not in arctic("validate", str(path), "data.sources=[here.jsonl]").out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,9 @@ from arctic_training.errors import ArcticError, PluginError, RecipeError
 if TYPE_CHECKING:
     from arctic_training.config import ComponentConfig
     from arctic_training.trainer_config import TrainerConfig
+
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst", ".xz", ".bz2")
+"""What ends the name of a file, and never that of a data set on the hub."""
 
 SECTIONS = ("model", "tokenizer", "data", "loss", "optimizer", "scheduler", "engine")
 
@@ -38,9 +42,12 @@ def validate(context: click.Context, recipe: str, overrides: tuple[str, ...], as
         _print_json({"valid": False, "problems": _problems(error), "recipe": None})
         context.exit(error.exit_code)
     if as_json:
-        _print_json({"valid": True, "problems": [], "warnings": _warnings(config), "recipe": _plain(config)})
+        warnings = [*_warnings(config), *missing_files(config)]
+        _print_json({"valid": True, "problems": [], "warnings": warnings, "recipe": _plain(config)})
         return
     say(f"{recipe}: valid", fg="green")
+    for note in missing_files(config):
+        say(f"  {note}", fg="yellow")
     for warning in _warnings(config):
         warn(warning)
     if settings.verbosity > 0:
@@ -49,6 +56,30 @@ def validate(context: click.Context, recipe: str, overrides: tuple[str, ...], as
         say(dump(config).rstrip())
     elif settings.verbosity == 0:
         _print_summary(config)
+
+
+def missing_files(config: TrainerConfig) -> list[str]:
+    """A note for each file of data that a recipe names and that is not on this machine, which need not be the one that
+    trains: such a recipe is valid."""
+    recipe = config.recipe
+    folders = [Path.cwd()] if recipe.path is None else [recipe.directory, Path.cwd()]
+    notes = []
+    for section in ("sources", "eval_sources"):
+        for number, source in enumerate(getattr(config.data, section)):
+            name = str(getattr(source, "name_or_path", "") or "").removeprefix("file://")
+            path = Path(name).expanduser()
+            if not _is_one_file(name) or any((folder / path).exists() for folder in folders):
+                continue
+            file, line, _ = recipe.position(("data", section, number, "name_or_path"))
+            notes.append(f"not there: {name}, named {'at' if line else 'by'} {file}{f':{line}' if line else ''}")
+    return notes
+
+
+def _is_one_file(name: str) -> bool:
+    """Whether a name can be nothing but a path of this machine, and one alone."""
+    if "://" in name or any(sign in name for sign in "*?["):
+        return False
+    return name.startswith(("/", "./", "../", "~")) or Path(name.lower()).suffix in DATA_SUFFIXES
 
 
 def _configure(settings: Settings, recipe: str, overrides: tuple[str, ...]) -> TrainerConfig:
