@@ -194,9 +194,33 @@ def test_a_hub_name_without_network_says_what_to_do(load):
         load("nobody/nothing")
 
 
-def test_a_split_that_files_do_not_have_is_refused(load, write_lines):
-    with pytest.raises(DataError, match="'train_sft' is none of the names"):
-        load(write_lines(ROWS), "train_sft")
+@pytest.mark.parametrize("name", ["train_sft", "validation", "test", "all"])
+def test_a_split_that_files_do_not_have_is_refused_unless_it_is_mapped(load, write_lines, name):
+    path = write_lines(ROWS)
+    with pytest.raises(DataError, match=f"no split {name!r}; all rows of a file are its split 'train'"):
+        load(path, f"train[:3]+{name}")
+    assert numbers(load(path, f"{name}[4:6]", split_mapping={name: "train"})) == [4, 5]
+
+
+def test_the_split_that_evaluation_asks_for_is_none_of_a_file_to_train_on(make, write_lines):
+    from arctic_training.config import annotate
+
+    source = make(HFDataSource, name_or_path=str(write_lines(ROWS)), split="eval")
+    annotate(source.config, section_path=("data", "eval_sources", 0))
+    assert numbers(source.load(source.config, "eval")) == [*range(10)]
+    annotate(source.config, section_path=("data", "sources", 0))
+    with pytest.raises(DataError, match="no split 'eval'"):
+        source.load(source.config, "eval")
+
+
+def test_a_saved_dataset_without_splits_has_the_name_it_was_saved_under(load, tmp_path):
+    import datasets
+
+    rows = datasets.Dataset.from_list(ROWS, split="test")
+    rows.save_to_disk(str(tmp_path / "saved"))
+    assert numbers(load(tmp_path / "saved", "test[:2]")) == [0, 1]
+    with pytest.raises(DataError, match="no split 'validation'; the splits are train, eval, test"):
+        load(tmp_path / "saved", "validation")
 
 
 def test_arguments_that_do_nothing_are_refused(load, write_lines):

@@ -239,7 +239,7 @@ def test_a_split_that_is_not_there_is_refused_before_anything_is_read(source, wr
     with pytest.raises(DataError, match="no split 'test'; the splits are train"):
         made.stream(made.config, "test").read(1)
     made = source(tmp_path / "data/*.parquet", split="test_sft")
-    with pytest.raises(DataError, match="a file has one split"):
+    with pytest.raises(DataError, match="no split 'test_sft'; all rows of a file are its split 'train'"):
         made.stream(made.config, "test_sft")
 
 

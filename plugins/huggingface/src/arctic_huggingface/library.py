@@ -44,7 +44,8 @@ def load_saved(folder: Path, split: str, source: str, kwargs: Mapping[str, Any])
     with found(f"data {source!r}", refused):
         saved = datasets.load_from_disk(str(folder))
     if isinstance(saved, datasets.Dataset):
-        saved = dict.fromkeys((*FILE_SPLITS, str(saved.split)), saved)
+        own = () if saved.split is None else (str(saved.split),)
+        saved = dict.fromkeys((*FILE_SPLITS, *own), saved)
     return take(saved, split, source)
 
 

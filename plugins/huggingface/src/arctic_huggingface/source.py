@@ -156,7 +156,7 @@ class HFDataSource(DataSource):
         files = self._files(config)
         split = self._split(config, split)
         if files:
-            _check_file_split(split, config.name_or_path)
+            _check_file_split(split, config)
             rows = read_files(files, self._kwargs(config), self.run.say)
             return take(dict.fromkeys(split_names(split), rows), split, config.name_or_path)
         folder = self._folder(config)
@@ -184,7 +184,7 @@ class HFDataSource(DataSource):
         if not files:
             load = partial(load_named, str(folder or source), part[0], source, kwargs, streaming=True)
             return LibraryStream(load, source, partial(reading, source))
-        _check_file_split(split, source)
+        _check_file_split(split, config)
         streams = {"jsonl": LineStream, "parquet": ParquetStream}
         stream = streams.get(format_of_all(files, kwargs))
         return stream(files) if stream else None
@@ -305,13 +305,15 @@ def _check_first(rows: Iterable[Any]) -> None:
     raise DataError(told.message + also, where=told.where, remedy=told.remedy) from told
 
 
-def _check_file_split(split: str, source: str) -> None:
+def _check_file_split(split: str, config: HFSourceConfig) -> None:
+    """All rows of files are one split; another name, taken for it, would train on what was to be held out."""
+    known = FILE_SPLITS[:1] if "sources" in config.section_path else FILE_SPLITS
     for name in split_names(split):
-        if name not in FILE_SPLITS:
+        if name not in known:
             raise DataError(
-                f"a file has one split, and {name!r} is none of the names that it may go by",
-                where=source,
-                remedy=f"use one of {', '.join(FILE_SPLITS)}",
+                f"there is no split {name!r}; all rows of a file are its split 'train'",
+                where=config.name_or_path,
+                remedy=f"leave the split out, slice it as in train[:90%], or map it: split_mapping: {{{name}: train}}",
             )
 
 

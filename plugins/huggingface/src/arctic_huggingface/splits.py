@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _PART = re.compile(r"(?P<name>[^\[\]+]+)(?P<slice>\[[^\]]*\])?")
-FILE_SPLITS = ("train", "eval", "validation", "test", "all")
-"""What the one split of a file may be called."""
+FILE_SPLITS = ("train", "eval")
+"""What the one split of files may be called: train, or what a source of ``eval_sources`` asks for by default."""
 
 
 def map_split(split: str, mapping: Mapping[str, str]) -> str:
