@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arctic_huggingface.reachable import offline_if_unreachable
 from arctic_training.errors import ArcticError, Problem, RecipeError
 
 if TYPE_CHECKING:
@@ -62,13 +63,16 @@ def search_folders(run: Any) -> list[Path]:
 
 
 @contextmanager
-def found(what: str, refused: Refusal, remedy: str = "the log has the whole of it") -> Iterator[None]:
+def found(
+    what: str, refused: Refusal, remedy: str = "the log has the whole of it", *, on_hub: bool = False
+) -> Iterator[None]:
     """Turn what the libraries raise when they cannot find or read something into an error that says what to do.
 
     Args:
         what: the thing looked for, such as ``model 'name'``.
         refused: makes the error.
         remedy: what to do when it is there and cannot be used.
+        on_hub: whether it is looked for on the hub; then that has to answer within seconds, or the cache has to do.
     """
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -82,7 +86,8 @@ def found(what: str, refused: Refusal, remedy: str = "the log has the whole of i
         return refused(f"{what}: {reason}", remedy)
 
     try:
-        yield
+        with offline_if_unreachable(on_hub):
+            yield
     except ArcticError:
         raise
     except Exception as error:

@@ -70,7 +70,7 @@ def load_named(name: str, split: str, source: str, kwargs: Mapping[str, Any], *,
         if key in kwargs:
             raise DataError(f"{key} stands in kwargs", where=source, remedy=remedy)
     kwargs = {**kwargs, "streaming": True} if streaming else kwargs
-    with reading(source):
+    with reading(source, on_hub=not Path(name).is_dir()):
         try:
             return datasets.load_dataset(name, split=split, **kwargs)
         except ValueError as error:
@@ -81,9 +81,9 @@ def load_named(name: str, split: str, source: str, kwargs: Mapping[str, Any], *,
 
 
 @contextmanager
-def reading(source: str) -> Iterator[None]:
+def reading(source: str, *, on_hub: bool = False) -> Iterator[None]:
     """Explains what the library raises while it reads, and keeps it quiet."""
-    with found(f"data {source!r}", refused), quiet_datasets():
+    with found(f"data {source!r}", refused, on_hub=on_hub), quiet_datasets():
         yield
 
 

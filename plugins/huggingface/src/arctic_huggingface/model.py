@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from arctic_huggingface.hub import (
@@ -163,7 +164,8 @@ class HFModelFactory(ModelFactory):
         return source | ({"revision": self.config.revision} if self.config.revision else {})
 
     def _found(self, key: str = WHERE, remedy: str = "the log has the whole of it") -> AbstractContextManager[None]:
-        return found(f"model {self.config.name_or_path!r}", self._refusal(key), remedy)
+        on_hub = not Path(self._location()).exists()
+        return found(f"model {self.config.name_or_path!r}", self._refusal(key), remedy, on_hub=on_hub)
 
     @contextmanager
     def _explaining_attention(self) -> Iterator[None]:

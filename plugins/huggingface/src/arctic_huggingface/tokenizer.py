@@ -68,8 +68,9 @@ class HFTokenizerFactory(TokenizerFactory):
                     "the token of the hub is kwargs: {token: ...}, or the environment's HF_TOKEN",
                 )
         refused = refusal(self.run, "tokenizer.name_or_path")
-        with found(f"tokenizer {name!r}", refused):
-            tokenizer = AutoTokenizer.from_pretrained(str(local_path(name, self.run, refused) or name), **arguments)
+        folder = local_path(name, self.run, refused)
+        with found(f"tokenizer {name!r}", refused, on_hub=folder is None):
+            tokenizer = AutoTokenizer.from_pretrained(str(folder or name), **arguments)
         for secret in self.config.kwargs.keys() - without_secrets(self.config.kwargs).keys():
             tokenizer.init_kwargs.pop(secret, None)  # an export writes all that is left there
         note_remote_code(self.run, "tokenizer", type(tokenizer), name, revision)
