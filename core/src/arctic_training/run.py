@@ -20,6 +20,7 @@ from arctic_training.data_report import figures
 from arctic_training.distributed import World
 from arctic_training.errors import Interrupted, PluginError, UsageError, explained
 from arctic_training.freezing import freeze
+from arctic_training.output_lock import OutputLocks
 from arctic_training.redaction import redacted
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
 from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
@@ -94,6 +95,7 @@ class Run:
         self.data_facts: dict[str, dict[str, Any]] = {}
         self.remote_code: dict[str, Any] = {}
         self._own_plugins: list[Any] = []
+        self._output_locks = OutputLocks()
         self._joined = False
         self.is_over = False
         self.only_prepares = False
@@ -145,6 +147,7 @@ class Run:
         self.build_for_data()
         self.prepare_data()
         self.join()
+        self._output_locks.take(self)
         self.build()
         self.resume()
 
@@ -313,6 +316,7 @@ class Run:
             distributed.leave()
         for plugin in self._own_plugins:
             self.plugins.unregister(plugin)
+        self._output_locks.release()
         stop_logging(self.log)
         self.steering.restore()
         if errors and not failed:
