@@ -474,3 +474,13 @@ def test_a_loss_sum_can_be_scaled_and_added_to():
     assert loss / 2 == LossSum(torch.tensor(3.0), 3)
     assert loss + loss == LossSum(torch.tensor(12.0), 3)
     assert loss + 0.5 == 0.5 + loss == LossSum(torch.tensor(7.5), 3)  # a term that is a mean over the 3
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"), [(2, "1 step of 2 rows\n"), (1000, "1 step of {} rows\n"), (1, "1 step of 1 row\n")]
+)
+def test_the_rows_of_a_step_are_said_as_many_as_there_are(run_recipe, tiny_recipe, capsys, batch, said):
+    run = run_recipe(tiny_recipe | {"train_iters": 1, "micro_batch_size": batch})
+    printed = capsys.readouterr().err
+    assert "training: " + said.format(len(run.rows["train"])) in printed
+    assert "done: 1 step;" in printed

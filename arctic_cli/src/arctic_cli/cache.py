@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arctic_cli.options import Settings
-from arctic_cli.terminal import counted, print_table, say
+from arctic_cli.terminal import print_table, say
+from arctic_training.wording import counted
 
 if TYPE_CHECKING:
     from arctic_training.cache_entries import Entry

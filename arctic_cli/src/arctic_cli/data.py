@@ -12,8 +12,9 @@ import click
 
 from arctic_cli.options import Settings
 from arctic_cli.preparing import preparing
-from arctic_cli.terminal import counted, say, wants_color
+from arctic_cli.terminal import say, wants_color
 from arctic_training.errors import UsageError
+from arctic_training.wording import counted
 
 if TYPE_CHECKING:
     from arctic_training.prepared import PreparedRows
@@ -106,7 +107,7 @@ def _print_figures(name: str, facts: dict[str, Any]) -> None:
     for source in facts.get("sources", ()):
         share = source["trained_tokens"] / max(facts["trained_tokens"], 1)
         say(
-            f"  source {source['name']}: {source['documents']:,} rows, {source['tokens']:,} tokens, "
+            f"  source {source['name']}: {counted(source['documents'], 'row')}, {counted(source['tokens'], 'token')}, "
             f"{source['trained_tokens']:,} trained ({share:.1%} of all)"
         )
 

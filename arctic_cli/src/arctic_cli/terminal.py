@@ -47,11 +47,6 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         say(text, bold=number == 0) if number == 0 else say(text)
 
 
-def counted(number: int, noun: str, nouns: str = "") -> str:
-    """``1 row``, ``2,000 rows``; ``nouns`` is the plural where it is not the noun and an s."""
-    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
-
-
 def _print(text: str, stream: TextIO, style: Mapping[str, Any], color: bool | None = None) -> None:
     context = click.get_current_context(silent=True)
     if color is None and context is not None:

@@ -30,6 +30,7 @@ from arctic_training.status import StatusFile
 from arctic_training.steering import Steering
 from arctic_training.trust import closed_to_others, written_by_others
 from arctic_training.watchdog import Watchdog
+from arctic_training.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -279,9 +280,12 @@ class Run:
         trainer = self.trainer
         self.first_step = trainer.state.step
         if trainer.state.step >= trainer.last_step:
-            self.say(f"training is complete: {trainer.state.step} of {trainer.last_step} steps are taken")
+            self.say(f"training is complete: {trainer.state.step} of {counted(trainer.last_step, 'step')} taken")
         else:
-            self.say(f"training: {trainer.last_step} steps of {trainer.train_dataloader.global_batch_size} rows")
+            rows = trainer.train_dataloader.global_batch_size
+            if "train" in self.rows:  # of a small set a step has all rows, and no more
+                rows = min(rows, len(self.rows["train"]))
+            self.say(f"training: {counted(trainer.last_step, 'step')} of {counted(rows, 'row')}")
             if not checkpointing.saves_the_end(trainer):
                 self.warn("what training ends with is not saved: no entry of checkpoint says save_end_of_training")
 
@@ -290,7 +294,7 @@ class Run:
         self.event("finished", step=self.trainer.state.step, seconds=self.trainer.state.seconds)
         if self.status is not None:
             self.status.end(None)
-        self.say(f"done: {self.trainer.state.step} steps; record of the run in {shown_path(self.run_dir)}")
+        self.say(f"done: {counted(self.trainer.state.step, 'step')}; record of the run in {shown_path(self.run_dir)}")
 
     def fail(self, error: BaseException) -> None:
         """Write down why the run ended, for whoever reads its log and for the launcher's parent."""
@@ -454,7 +458,7 @@ class Run:
             for count, number in found["counts"].items()
             if number and count not in ("rows read", "rows kept")
         )
-        self.say(f"data: {name}: {found['rows']:,} rows, {found['tokens']:,} tokens{counts}")
+        self.say(f"data: {name}: {counted(found['rows'], 'row')}, {counted(found['tokens'], 'token')}{counts}")
         for refused in found["refused"][:3]:
             self.warn(f"{refused['where']}: {refused['reason']}")
 

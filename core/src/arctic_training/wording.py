@@ -49,6 +49,11 @@ def described_value(value: Any) -> str:
     )
 
 
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """``1 row``, ``2,000 rows``; ``nouns`` is the plural where it is not the noun and an s."""
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
+
+
 def nearest(name: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """``did you mean 'x'?`` for a name that is nearly one of those known; else empty."""
     lowered = {candidate.lower(): candidate for candidate in known}
