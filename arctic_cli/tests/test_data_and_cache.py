@@ -121,8 +121,8 @@ def test_what_goes_wrong_has_the_exit_codes_of_a_run(arctic, recipe, temporary):
     failed = arctic("data", str(recipe), "data.fail_on_missing_cache=true")
     assert failed.code == 4
     assert "not cached" in failed.err
-    assert str(temporary) in failed.err  # the log, which is still there
-    assert list(temporary.rglob("rank-0.log"))
+    assert str(temporary) not in failed.err
+    assert list(temporary.iterdir()) == []
 
 
 def test_data_that_would_be_streamed_is_prepared_to_be_looked_at(arctic, recipe):
@@ -247,3 +247,14 @@ def test_an_age_that_is_none_is_refused(arctic):
     done = arctic("cache", "gc", "--older-than", "soon")
     assert done.code == 2
     assert "such as 12h, 30d, 4w, not 'soon'" in done.err
+
+
+def test_after_an_error_of_data_its_log_is_in_the_cache_and_nothing_else_is_left(
+    arctic, recipe, temporary, arctic_home
+):
+    done = arctic("data", str(recipe), "data.fail_on_missing_cache=true")
+    assert done.code == 4
+    log = Path(done.err.splitlines()[-1].partition("the whole log: ")[2])
+    assert log.parent == arctic_home / "arctic-home" / "logs"
+    assert "the prepared train data is not cached" in log.read_text()
+    assert list(temporary.iterdir()) == []

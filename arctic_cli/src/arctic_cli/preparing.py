@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ def preparing(
     rows: bool = True,
     check: Callable[[TrainerConfig], None] = lambda config: None,
 ) -> Iterator[Run]:
-    """A run of a recipe, with its rows prepared, in a directory that goes with it; after an error its log stays there.
+    """A run of a recipe, with its rows prepared, in a directory that goes with it; an error's log is kept in the cache.
 
     Args:
         recipe: its path.
@@ -37,7 +39,6 @@ def preparing(
     from arctic_training.run import Run
 
     directory = tempfile.mkdtemp(prefix="arctic-data-")
-    run = None
     try:
         words = [*overrides, f"run_dir={directory}", "logger.output_dir=null"]
         config = configure(
@@ -47,8 +48,23 @@ def preparing(
         run = Run(config)
         with run.only_preparing(rows=rows):
             yield run
-    except BaseException:
-        if run is None:  # there is no log yet
-            shutil.rmtree(directory, ignore_errors=True)
+    except Exception as error:
+        _keep_log(error)
         raise
-    shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _keep_log(error: Exception) -> None:
+    """Put the log that an error names where logs of errors are; where that cannot be, the message names none."""
+    from arctic_training.data_cache import cache_home
+
+    log = getattr(error, "arctic_log_path", None)
+    if log is None:
+        return
+    error.arctic_log_path = None  # type: ignore[attr-defined]
+    kept = cache_home() / "logs" / f"data-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(log, kept)
+        error.arctic_log_path = str(kept)  # type: ignore[attr-defined]
