@@ -271,3 +271,10 @@ def test_the_readme_holds_the_command_that_continuous_integration_runs(name: str
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(rf"<!-- command: {name} -->\n+```[a-z]*\n(.+)\n```", readme)
     assert len(blocks) == 1, "one line in one block"
+
+
+def test_every_wheel_has_the_text_of_the_licence_that_it_declares() -> None:
+    text = (ROOT / "LICENSE").read_bytes()
+    folders = [folder for folder in DISTRIBUTIONS if "examples" not in folder.parts]
+    # Build tools take the file beside pyproject.toml, and none that lies above it.
+    assert [shown(folder) for folder in folders if (folder / "LICENSE").read_bytes() != text] == []
