@@ -21,7 +21,7 @@ from arctic_training import __version__
 from arctic_training.distributed import from_first_rank, gather_objects
 from arctic_training.dump import dump
 from arctic_training.errors import CheckpointError
-from arctic_training.manifest import STATE_FILE, sync_directory, verify, write_manifest
+from arctic_training.manifest import STATE_FILE, sync, verify, write_manifest
 from arctic_training.redaction import redacted
 from arctic_training.reporting import human_bytes
 from arctic_training.retention import (
@@ -255,7 +255,7 @@ def _publish(run: Run, pending: Pending, known: dict[str, list[Any]]) -> str | N
             run.warn(f"checkpoint: {path} of an earlier run is replaced")
             os.rename(path, replaced)
         os.rename(incomplete, path)
-        sync_directory(path.parent)
+        sync(path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, TypeError) as error:
         return str(error)

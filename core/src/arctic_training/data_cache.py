@@ -19,6 +19,7 @@ from urllib.parse import quote
 from arctic_training.cache_key import digest, fingerprints, key_parts
 from arctic_training.data import EVAL
 from arctic_training.errors import DataError
+from arctic_training.manifest import sync
 from arctic_training.preparation import Preparation
 from arctic_training.prepared import INDEX_FILE, PreparedRows, is_whole, write_rows
 from arctic_training.redaction import redacted, without_secrets
@@ -172,7 +173,7 @@ def _prepare(
             _note_key(run, incomplete, parts, label)
             shutil.rmtree(directory, ignore_errors=True)  # what is there was found damaged
             os.rename(incomplete, directory)
-            _sync(directory.parent)
+            sync(directory.parent)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
     return PreparedRows(directory)
@@ -199,15 +200,7 @@ def _note_key(run: Run, directory: Path, parts: dict[str, Any] | None, label: st
         json.dump(redacted(note), file, indent=1, default=str)
         file.flush()
         os.fsync(file.fileno())
-    _sync(directory)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(directory)
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ def write_manifest(directory: Path, facts: dict[str, Any], known: dict[str, list
         file.flush()
         os.fsync(file.fileno())
     for inner in (directory, *(inner for inner in directory.rglob("*") if inner.is_dir())):
-        sync_directory(inner)
+        sync(inner)
 
 
 def _digest(told: dict[str, Any]) -> str:
@@ -117,7 +117,8 @@ def _sha256(path: Path, *, sync: bool = False) -> str:
     return digest.hexdigest()
 
 
-def sync_directory(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names that a directory holds, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

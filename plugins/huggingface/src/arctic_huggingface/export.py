@@ -18,6 +18,7 @@ import click
 
 from arctic_training.errors import CheckpointError, UsageError
 from arctic_training.human_numbers import parse_number
+from arctic_training.manifest import sync
 
 if TYPE_CHECKING:
     from arctic_huggingface.sources import Source
@@ -144,12 +145,12 @@ def _appearing(out: Path) -> Iterator[Path]:
         incomplete.mkdir(parents=True)
         yield incomplete
         for file in incomplete.rglob("*"):
-            _sync(file)
+            sync(file)
         if out.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             os.rename(out, replaced)
         os.rename(incomplete, out)
-        _sync(out.parent)
+        sync(out.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -157,14 +158,6 @@ def _appearing(out: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _set_precision(path: Path, dtype: str) -> None:
