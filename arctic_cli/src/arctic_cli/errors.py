@@ -58,6 +58,8 @@ def explain(error: BaseException, settings: Settings) -> int:
     if settings.traceback:
         complain("".join(traceback.format_exception(error)).rstrip(), color=settings.color)
     code, lines = _explained(error)
+    if settings.parent_tells and getattr(error, "arctic_written_down", False):
+        return code  # else one cause would be said by every rank that it ended, and once more for all of them
     if settings.speaker:
         lines = [f"{settings.speaker}: {'; '.join(line.strip() for line in lines)}"]
     problems = len(error.problems) if isinstance(error, RecipeError) else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,7 +102,14 @@ def worker_arguments(words: Words, settings: Settings, run_dir: Path) -> list[st
     if settings.color is False:
         options.append("--no-color")
     options += ["-v" if settings.verbosity > 0 else "-q"] * abs(settings.verbosity)
-    return [*options, f"--run-dir={run_dir}", "--", words.recipe, *words.overrides]
+    return [
+        *options,
+        f"--run-dir={run_dir}",
+        f"--parent-host={socket.gethostname()}",
+        "--",
+        words.recipe,
+        *words.overrides,
+    ]
 
 
 def forget_faults(run_dir: Path) -> None:

@@ -24,6 +24,7 @@ class Settings:
         traceback: whether an error shows the whole trace.
         verbosity: above 0 for more words, below 0 for fewer.
         color: False for plain text; None leaves it to the terminal and NO_COLOR.
+        parent_tells: whether a launcher's parent on this machine says the cause that its ranks write down.
         speaker: who says the errors, where several processes share a terminal; such as ``rank 1``.
     """
 
@@ -33,6 +34,7 @@ class Settings:
     traceback: bool = False
     verbosity: int = 0
     color: bool | None = None
+    parent_tells: bool = False
     speaker: str = ""
 
 

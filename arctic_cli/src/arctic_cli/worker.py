@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
 import sys
 
 if __name__ == "__main__":
@@ -34,12 +35,16 @@ def main(words: list[str] | None = None) -> int:
 
 @click.command()
 @click.option("--run-dir", help="Directory of the run, chosen by the parent.")
+@click.option("--parent-host", help="Machine of the parent, which reads what ranks there write down.")
 @click.option("--local_rank", "--local-rank", expose_value=False, help="Taken and ignored: the environment says it.")
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1)
 @click.pass_obj
-def worker(settings: Settings, run_dir: str | None, recipe: str, overrides: tuple[str, ...]) -> None:
+def worker(
+    settings: Settings, run_dir: str | None, parent_host: str | None, recipe: str, overrides: tuple[str, ...]
+) -> None:
     """Train RECIPE as one rank."""
+    settings.parent_tells = parent_host == socket.gethostname()
     if run_dir:
         os.environ["ARCTIC_RUN_DIR"] = run_dir
     train_here(configure(Words(recipe, overrides), settings))

@@ -146,7 +146,8 @@ def explained(error: OSError) -> BaseException:
     if isinstance(error, ArcticError) or error.errno not in remedies:
         return error
     told = ArcticError(f"{error.strerror}: {error.filename or 'a file of the run'}", remedy=remedies[error.errno])
-    told.arctic_log_path = getattr(error, "arctic_log_path", None)  # type: ignore[attr-defined]
+    for name in ("arctic_log_path", "arctic_written_down"):
+        setattr(told, name, getattr(error, name, None))
     return told
 
 

@@ -305,6 +305,7 @@ class Run:
         if isinstance(error, Exception):
             try:
                 write_fault(self, error)
+                error.arctic_written_down = True  # type: ignore[attr-defined]
             except OSError as failure:  # the error itself matters more
                 self.log.error("the cause could not be written down: %s", failure)
         error.arctic_log_path = str(self.log_path)  # type: ignore[attr-defined]
