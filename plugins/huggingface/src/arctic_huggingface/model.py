@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from arctic_huggingface.added_tokens import AddedTokens, make_room
 from arctic_huggingface.hub import (
     found,
     local_path,
@@ -47,6 +48,9 @@ class HFModelConfig(ModelConfig):
     hf_config_kwargs: dict[str, Any] = key(
         factory=dict, doc="Overrides of the architecture's configuration, by its keys."
     )
+    pad_vocabulary_to_multiple_of: int = key(
+        1, ge=1, doc="Rows of the embeddings are rounded up to a multiple of it; 64 suits accelerators."
+    )
     revision: str | None = key(None, doc="Branch, tag or commit on the hub.")
     trust_remote_code: bool = key(False, doc="Run the Python code that comes with the model.")
     peft_config: dict[str, Any] | None = key(
@@ -81,12 +85,28 @@ class HFModelFactory(ModelFactory):
         model = self._random(config) if self.config.init == "random" else self._pretrained(config)
         commit = getattr(config, "_commit_hash", None)
         note_remote_code(self.run, "model", type(model), self.config.name_or_path, self.config.revision, commit)
+        self._make_room(model)
         # Without this a loss that calls the model by itself would let the documents of a pack see each other.
         model.config_as_loaded = {"use_cache": getattr(model.config, "use_cache", None)}
         model.config.use_cache = False
         if not self.config.disable_activation_checkpoint:
             self._checkpoint_activations(model)
         return model
+
+    def _make_room(self, model: PreTrainedModel) -> None:
+        """Rows for the tokens that the recipe adds; before any engine partitions what it can."""
+        multiple = self.config.pad_vocabulary_to_multiple_of
+        section = getattr(self.run.config, "tokenizer", None)
+        added = getattr(self.run.component("tokenizer"), "added", None) if section else None
+        if not added and multiple == 1:
+            return
+        try:
+            make_room(model, added or AddedTokens(), multiple, self.run)
+        except (TypeError, NotImplementedError) as error:
+            raise refusal(self.run, "tokenizer.added_tokens" if added else "model.pad_vocabulary_to_multiple_of")(
+                f"the embeddings of {type(model).__name__} cannot be resized: {error}",
+                "leave the added tokens and the padding of the vocabulary out",
+            ) from error
 
     def _checkpoint_activations(self, model: PreTrainedModel) -> None:
         if not model.supports_gradient_checkpointing:

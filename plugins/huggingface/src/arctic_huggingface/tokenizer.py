@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from arctic_huggingface.added_tokens import AddedTokens, add_to_tokenizer, problems_of
 from arctic_huggingface.hub import found, local_path, note_remote_code, refusal, search_folders
 from arctic_training.config import key
 from arctic_training.redaction import without_secrets
@@ -36,6 +37,17 @@ class HFTokenizerConfig(TokenizerConfig):
         None,
         doc="Run the Python code that comes with the tokenizer; the model's when the name is the model's, else false.",
     )
+    added_tokens: list[str] = key(
+        factory=list,
+        doc="Tokens to add to the vocabulary; the model gets rows for them, which begin as the mean of the others.",
+    )
+    added_special_tokens: list[str] = key(
+        factory=list, doc="The same for tokens that stand for no text, such as marks of turns or tools."
+    )
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from super().check()
+        yield from problems_of(self.added_tokens, self.added_special_tokens)
 
 
 class HFTokenizerFactory(TokenizerFactory):
@@ -43,6 +55,8 @@ class HFTokenizerFactory(TokenizerFactory):
 
     name: ClassVar[str] = "huggingface"
     config: HFTokenizerConfig
+    added: AddedTokens | None = None
+    """What the recipe added to the vocabulary; the model factory makes room for it."""
 
     def create_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, padding on the right, with a pad token and the recipe's chat template.
@@ -74,6 +88,10 @@ class HFTokenizerFactory(TokenizerFactory):
         for secret in self.config.kwargs.keys() - without_secrets(self.config.kwargs).keys():
             tokenizer.init_kwargs.pop(secret, None)  # an export writes all that is left there
         note_remote_code(self.run, "tokenizer", type(tokenizer), name, revision)
+        if self.config.added_tokens or self.config.added_special_tokens:
+            self.added = add_to_tokenizer(
+                tokenizer, self.config.added_tokens, self.config.added_special_tokens, self.run
+            )
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             self._choose_pad_token(tokenizer, name)
