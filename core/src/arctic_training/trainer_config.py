@@ -121,7 +121,7 @@ class TrainerConfig(ComponentConfig):
     enable_arctic_moe_custom_optimization: bool = key(False, later=EXPERT_PARALLEL, doc="Kernels for those layers.")
     enable_routing_replay: bool = key(False, later=EXPERT_PARALLEL, doc="Route tokens in backward as in forward.")
     activation_checkpoint_cpu_offload: bool = key(
-        False, later="offloading of activations", doc="Keep checkpointed activations in host memory."
+        False, doc="Keep checkpointed activations, the inputs of the model's layers, in host memory."
     )
     tiled_mlp_compute: bool = key(False, later="tiled MLP computation", doc="Compute MLPs in tiles of the sequence.")
     mem_profiler: Literal["step", "e2e"] | None = key(
@@ -152,6 +152,11 @@ class TrainerConfig(ComponentConfig):
         for number, entry in enumerate(self.checkpoint):
             if entry.keep_best and not self.data.evaluates:
                 yield (f"checkpoint.{number}.keep_best", "needs evaluation data: give data.eval_sources")
+        if self.activation_checkpoint_cpu_offload and getattr(self.model, "disable_activation_checkpoint", True):
+            yield (
+                "activation_checkpoint_cpu_offload",
+                "needs activation checkpointing, which this model section does not have or disables",
+            )
         if not self.epochs and not self.train_iters and not self.min_iterations:
             yield "epochs", "is 0, and neither train_iters nor min_iterations says how long to train"
 

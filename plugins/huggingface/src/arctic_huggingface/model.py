@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from arctic_huggingface.activations import checkpoint_activations
 from arctic_huggingface.added_tokens import AddedTokens, make_room
 from arctic_huggingface.hub import (
     found,
@@ -109,14 +110,16 @@ class HFModelFactory(ModelFactory):
             ) from error
 
     def _checkpoint_activations(self, model: PreTrainedModel) -> None:
-        if not model.supports_gradient_checkpointing:
-            self.run.say(
-                f"model: {type(model).__name__} cannot recompute activations in backward, so all of them are kept"
-            )
+        offload = getattr(self.run.config, "activation_checkpoint_cpu_offload", False)
+        if model.supports_gradient_checkpointing:
+            checkpoint_activations(model, offload=offload, device=self.device)
             return
-        # The older name is deprecated where there is a newer one.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        cannot = f"{type(model).__name__} cannot recompute activations in backward"
+        if offload:
+            raise refusal(self.run, "activation_checkpoint_cpu_offload")(
+                f"{cannot}, so none are checkpointed that could be offloaded", "set it to false"
+            )
+        self.run.say(f"model: {cannot}, so all of them are kept")
 
     def _pretrained(self, config: PretrainedConfig) -> PreTrainedModel:
         from transformers import AutoModelForCausalLM
