@@ -21,6 +21,7 @@ DISTRIBUTIONS = (
     "plugins/deepspeed",
     "plugins/sft",
     "plugins/causal",
+    "plugins/liger",
     "plugins/optimizers",
 )
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil")

@@ -27,7 +27,7 @@ from arctic_training.signatures import specifications_of
 from arctic_training.trainer_config import TrainerConfig
 
 FOLDER = Path(__file__).parent / "reference"
-PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers")
+PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers", "liger")
 """The plugins of this repository; others that happen to be installed are left out."""
 
 KINDS = {
@@ -203,6 +203,8 @@ def _meaning(info: KeyInfo) -> str:
         parts.append(f"Also: {', '.join(f'`{alias}`' for alias in info.aliases)}.")
     if info.deprecated:
         parts.append(f"Deprecated: {info.deprecated}.")
+    if info.needs:
+        parts.append(f"Needs `{info.needs}`.")
     if info.later:
         parts.append(f"Not there yet: {info.later}; `arctic run` refuses more than the default.")
     return " ".join(filter(None, parts))
@@ -221,7 +223,14 @@ def _yaml(value: Any) -> str:
 
 def _said(info: KeyInfo | None) -> Any:
     """What makes two keys the same in the eyes of a reader."""
-    return info and (info.name, str(info.type), _yaml(None if info.required else info.default), info.doc, info.later)
+    return info and (
+        info.name,
+        str(info.type),
+        _yaml(None if info.required else info.default),
+        info.doc,
+        info.later,
+        info.needs,
+    )
 
 
 def _is_config(expected: Any) -> bool:

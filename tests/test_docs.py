@@ -198,6 +198,7 @@ def test_every_hook_that_the_documentation_names_exists():
         "arctic_sft",
         "arctic_causal",
         "arctic_optimizers",
+        "arctic_liger",
         "arctic_focal",
     )
     packages = (*plugins, "arctic_home", "arctic_plugin")

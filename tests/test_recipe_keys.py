@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from arctic_training.config import walk
+from arctic_training.config import default_value, walk
 from arctic_training.errors import RecipeError
 from arctic_training.plugins import PluginManager, create_plugin_manager
+from arctic_training.preflight import refuse_later_keys
 from arctic_training.recipe import load_recipe
 from arctic_training.resolve import resolve
 
@@ -50,10 +51,12 @@ model:
   disable_activation_checkpoint: false
   peft_config: null
   hf_config_kwargs: {}
+  liger: false
+  pad_vocabulary_to_multiple_of: 1
   save_name: null
   revision: null
   trust_remote_code: false
-tokenizer: {type: huggingface, tokenize_kwargs: {}}
+tokenizer: {type: huggingface, tokenize_kwargs: {}, added_tokens: [], added_special_tokens: []}
 data:
   type: sft
   sources: [s]
@@ -122,6 +125,27 @@ plugins: {require: ["sft>=0.1"], block: [nobody], order: []}
 """
 
 
+LONG_SEQUENCES = """
+type: sft
+micro_batch_size: 1
+sequence_parallel_size: 8
+tiled_mlp_compute: true
+activation_checkpoint_cpu_offload: true
+model:
+  type: liger
+  name_or_path: meta-llama/Llama-3.1-8B-Instruct
+  attn_implementation: flash_attention_2
+data:
+  sources: [HuggingFaceH4/ultrachat_200k]
+  max_length: 500_000
+  pack_samples: true
+deepspeed:
+  zero_optimization: {stage: 3, offload_optimizer: {device: cpu, pin_memory: true}}
+  seq_parallel_communication_data_type: bf16
+optimizer: {type: cpu_adam, learning_rate: 1e-5}
+"""
+
+
 @pytest.fixture(scope="module")
 def plugins() -> PluginManager:
     return create_plugin_manager()
@@ -182,6 +206,16 @@ def test_keys_whose_feature_comes_later_say_which(config_of, plugins):
     assert later["sequence_parallel_size"]
 
 
+def test_a_recipe_for_long_sequences_validates_and_says_what_a_run_cannot_do_yet(config_of):
+    config = config_of(LONG_SEQUENCES)
+    asked = {".".join(map(str, path)): info for path, info, value in walk(config) if value != default_value(info)}
+    assert [name for name, info in asked.items() if info.later] == ["sequence_parallel_size", "tiled_mlp_compute"]
+    assert (config.model.type, config.activation_checkpoint_cpu_offload) == ("liger", True)
+    assert config.deepspeed["seq_parallel_communication_data_type"] == "bf16"
+    with pytest.raises(RecipeError, match=r"sequence_parallel_size: asks for sequence parallelism"):
+        refuse_later_keys(config)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -189,10 +223,9 @@ def test_keys_whose_feature_comes_later_say_which(config_of, plugins):
         "label_smoothing: 0.0",
         "ref_model: {name_or_path: m}",
         "type: dpo",
-        "model: {type: liger}",
     ]
     + ["data: {max_prompt_length: 4096}", "data: {dpo_prompt_truncation_mode: keep_start}"],
 )
 def test_keys_and_types_of_plugins_that_come_later_say_which_brings_them(config_of, line):
-    with pytest.raises(RecipeError, match=r"arctic-plugin-(dpo|liger)"):
+    with pytest.raises(RecipeError, match=r"arctic-plugin-dpo"):
         config_of(line)

@@ -64,6 +64,7 @@ DISTRIBUTIONS = {
     "arctic_sft": "arctic-plugin-sft",
     "arctic_causal": "arctic-plugin-causal",
     "arctic_deepspeed": "arctic-plugin-deepspeed",
+    "arctic_liger": "arctic-plugin-liger",
 }
 
 KNOWN_COMPONENTS: dict[tuple[str, str], str] = {

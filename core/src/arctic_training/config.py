@@ -45,6 +45,7 @@ def key(
     aliases: tuple[str, ...] = (),
     deprecated: str = "",
     later: str = "",
+    needs: str = "",
     when_given: bool = False,
     affects_rows: bool = True,
 ) -> Any:
@@ -58,6 +59,8 @@ def key(
         aliases: other names under which a recipe may give the key.
         deprecated: what to do instead; a recipe that gives the key gets a warning.
         later: the feature and the plugin that will bring it. The key validates, a run refuses more than its default.
+        needs: the distribution whose plugin makes the key work. The key validates without it, a run refuses more than
+            its default.
         when_given: giving the key does something even with its default, so that a resolved recipe must not add it.
         affects_rows: of keys of data and its sources, whether prepared rows can depend on it. The cache of prepared
             rows is keyed by those that do.
@@ -69,6 +72,7 @@ def key(
             "aliases": aliases,
             "deprecated": deprecated,
             "later": later,
+            "needs": needs,
             "when_given": when_given,
             "affects_rows": affects_rows,
         }
@@ -223,6 +227,7 @@ class KeyInfo:
     aliases: tuple[str, ...] = ()
     deprecated: str = ""
     later: str = ""
+    needs: str = ""
     when_given: bool = False
     affects_rows: bool = True
 

@@ -34,6 +34,21 @@ def refuse_later_keys(config: TrainerConfig) -> None:
             )
 
 
+def refuse_keys_without_their_plugin(config: TrainerConfig) -> None:
+    """A key that another plugin makes work may only hold its default where that plugin is not active."""
+    active = {info.distribution for info in config.plugin_manager.plugins if info.status == "active"}
+    for path, info, value in walk(config):
+        if info.needs and info.needs not in active and value != default_value(info):
+            raise RecipeError(
+                config.recipe.problem(
+                    path,
+                    f"needs {info.needs}, which is not installed or is blocked",
+                    of="key",
+                    remedy=f"pip install {info.needs}",
+                )
+            )
+
+
 def refuse_endless_streams(config: TrainerConfig) -> None:
     """Nobody knows how many steps an epoch of a stream has, and the schedule has to."""
     if config.data.streaming and not config.train_iters:

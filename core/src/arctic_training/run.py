@@ -157,6 +157,7 @@ class Run:
         self.plugins.refuse_broken()
         self.plugins.check_pending()
         preflight.refuse_later_keys(self.config)
+        preflight.refuse_keys_without_their_plugin(self.config)
         if not self.only_prepares:
             preflight.refuse_endless_streams(self.config)
         self.device = distributed.choose_device(self.world)

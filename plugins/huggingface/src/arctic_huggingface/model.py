@@ -46,6 +46,9 @@ class HFModelConfig(ModelConfig):
     disable_activation_checkpoint: bool = key(
         False, doc="true keeps all activations for backward: faster, and far more memory."
     )
+    liger: bool = key(
+        False, needs="arctic-plugin-liger", doc="Compute norms, rotary embeddings and MLPs with liger's fused kernels."
+    )
     hf_config_kwargs: dict[str, Any] = key(
         factory=dict, doc="Overrides of the architecture's configuration, by its keys."
     )
