@@ -92,6 +92,18 @@ def test_tied_embeddings_stay_tied(recipe, run_recipe):
     assert model.lm_head.weight[-1].ne(model.lm_head.weight[-2]).any()  # trained apart
 
 
+def test_embeddings_that_the_files_keep_apart_stay_apart_whatever_their_configuration_says(make, run, model_dir):
+    from arctic_huggingface.added_tokens import AddedTokens, make_room
+
+    keys = {"name_or_path": str(model_dir), "dtype": "fp32", "hf_config_kwargs": {"tie_word_embeddings": True}}
+    factory = make(HFModelFactory, **keys)
+    model = factory.create_model(factory.create_config())
+    make_room(model, AddedTokens(frozenset([320]), frozenset([320])), 1, run)
+    before, after = published(model_dir), model.state_dict()
+    assert not model.config.tie_word_embeddings
+    assert all(after[name][:320].equal(before[name]) for name in (INPUT, OUTPUT))
+
+
 def test_a_model_with_a_bias_on_its_output_gets_the_mean_of_that_too(make, run, model_dir):
     import torch
     from transformers import GPTJConfig, GPTJForCausalLM

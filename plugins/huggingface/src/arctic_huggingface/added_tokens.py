@@ -69,8 +69,10 @@ def make_room(model: PreTrainedModel, added: AddedTokens, multiple: int, run: An
     if not wanted and needed == rows:
         return
     num_old = min([rows, *wanted])
-    means = [_mean_row(part, num_old) for part in _parts(model)]
+    parts = _parts(model)
+    means = [_mean_row(part, num_old) for part in parts]
     if needed != rows:
+        _say_whether_tied(model)
         model.resize_token_embeddings(needed, mean_resizing=False)
     fresh = sorted({*wanted, *range(rows, needed)})
     for part, mean in zip(_parts(model), means, strict=True):
@@ -80,6 +82,14 @@ def make_room(model: PreTrainedModel, added: AddedTokens, multiple: int, run: An
         f"model: {len(wanted)} tokens and {needed - rows} rows are added to its embeddings, now of {needed:,} rows; "
         "they begin as the mean of the others"
     )
+
+
+def _say_whether_tied(model: PreTrainedModel) -> None:
+    """Files may hold two embeddings where their configuration says that they are one; transformers keeps both, until it
+    resizes them."""
+    output = model.get_output_embeddings()
+    if output is not None and output.weight is not model.get_input_embeddings().weight:
+        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 def _parts(model: PreTrainedModel) -> list[torch.Tensor]:
