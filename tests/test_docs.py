@@ -200,6 +200,7 @@ def test_every_hook_that_the_documentation_names_exists():
         "arctic_optimizers",
         "arctic_liger",
         "arctic_focal",
+        "arctic_neftune",
     )
     packages = (*plugins, "arctic_home", "arctic_plugin")
     for page in [*PAGES, *READMES]:

@@ -20,6 +20,7 @@ OPENINGS = {
 ELSEWHERE = {
     "quickstart/recipe.yaml": "in full in a test of its own",
     "third-party-plugin/recipe.yaml": "with the plugin installed by pip, in test_third_party_plugin",
+    "noisy-embeddings/recipe.yaml": "in the example's own tests",
 }
 
 

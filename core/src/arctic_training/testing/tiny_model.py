@@ -22,6 +22,10 @@ class TinyModel(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, words)
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The embeddings, by the name that models of transformers have for them."""
+        return self.embedding
+
     def forward(self, input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:
         tokens_BLD = self.embedding(input_ids)
         counts_L1 = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)[:, None]

@@ -1,0 +1,1 @@
+"""NEFTune for Arctic."""
