@@ -110,6 +110,7 @@ def test_installing_adds_one_line_to_the_list_and_changes_no_other(installed, wi
     assert (focal["distribution"], focal["status"]) == ("arctic-plugin-focal", "active")
     assert {(each["kind"], each["name"]) for each in focal["components"]} == {
         ("trainer", "focal"),
+        ("loss", "focal"),
         ("scheduler", "cosine_with_floor"),
     }
 

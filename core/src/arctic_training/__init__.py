@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from arctic_training.data import SourceConfig as SourceConfig
     from arctic_training.errors import ArcticError as ArcticError
     from arctic_training.hookspecs import hookimpl as hookimpl
+    from arctic_training.loss import LossConfig as LossConfig
+    from arctic_training.loss import LossFactory as LossFactory
     from arctic_training.loss import LossSum as LossSum
     from arctic_training.model import ModelConfig as ModelConfig
     from arctic_training.model import ModelFactory as ModelFactory

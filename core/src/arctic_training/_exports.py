@@ -17,6 +17,8 @@ EXPORTS: dict[str, dict[str, str]] = {
         "DataConfig": "arctic_training.data:DataConfig",
         "DataFactory": "arctic_training.data:DataFactory",
         "DataSource": "arctic_training.data:DataSource",
+        "LossConfig": "arctic_training.loss:LossConfig",
+        "LossFactory": "arctic_training.loss:LossFactory",
         "LossSum": "arctic_training.loss:LossSum",
         "ModelConfig": "arctic_training.model:ModelConfig",
         "ModelFactory": "arctic_training.model:ModelFactory",

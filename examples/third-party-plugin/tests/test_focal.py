@@ -9,7 +9,7 @@ import pytest
 
 from arctic_focal.loss import focal_loss_sum
 from arctic_training.errors import RecipeError
-from arctic_training.testing import SchedulerFactoryContract, TrainerContract
+from arctic_training.testing import LossFactoryContract, SchedulerFactoryContract, TrainerContract
 
 pytestmark = pytest.mark.usefixtures("arctic_home")
 
@@ -30,6 +30,12 @@ class TestFocalTrainer(TrainerContract):
     @pytest.fixture
     def recipe(self, focal_recipe):
         return focal_recipe | {"focal": {"gamma": 1.5, "entropy_weight": 0.1}}
+
+
+class TestFocalLoss(LossFactoryContract):
+    @pytest.fixture
+    def recipe(self, tiny_recipe):
+        return tiny_recipe | {"loss": {"type": "focal", "gamma": 1.5}}
 
 
 class TestCosineWithFloor(SchedulerFactoryContract):
@@ -68,6 +74,19 @@ def test_gamma_zero_trains_as_cross_entropy_does(run_recipe, tiny_recipe, focal_
     focal = run_recipe(focal_recipe | {"focal": {"gamma": 0}})
     plain = run_recipe(tiny_recipe | {"train_iters": 3})
     assert train_losses(focal) == pytest.approx(train_losses(plain), rel=1e-6)
+
+
+def test_the_loss_stage_trains_any_trainer_as_the_focal_trainer_trains(run_recipe, tiny_recipe, focal_recipe):
+    by_trainer = run_recipe(focal_recipe | {"focal": {"gamma": 1.5}})
+    by_stage = run_recipe(tiny_recipe | {"train_iters": 3, "loss": {"type": "focal", "gamma": 1.5}})
+    assert train_losses(by_stage) == train_losses(by_trainer)
+
+
+def test_the_loss_section_has_keys_of_its_own(run_recipe, tiny_recipe):
+    with pytest.raises(RecipeError, match=r"loss\.gamma: expected a number of at least 0 and of at most 10"):
+        run_recipe(tiny_recipe | {"loss": {"type": "focal", "gamma": 11}})
+    with pytest.raises(RecipeError, match=r"loss\.gamma: unknown key"):
+        run_recipe(tiny_recipe | {"loss": {"gamma": 1}})
 
 
 def test_a_higher_gamma_makes_the_same_predictions_cost_less(run_recipe, focal_recipe):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @hookimpl
 def arctic_register_components(components: Components) -> None:
     components.trainer("focal", "arctic_focal.trainer:FocalTrainer")
+    components.loss("focal", "arctic_focal.stage:FocalLossFactory")
     components.scheduler("cosine_with_floor", "arctic_focal.scheduler:CosineWithFloorFactory")
 
 
