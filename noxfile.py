@@ -23,6 +23,7 @@ DISTRIBUTIONS = (
     "plugins/causal",
     "plugins/liger",
     "plugins/optimizers",
+    "plugins/peft",
 )
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
 EVERY_TEST = "not gpu and not peers and not long"

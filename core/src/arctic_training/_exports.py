@@ -67,6 +67,7 @@ DISTRIBUTIONS = {
     "arctic_causal": "arctic-plugin-causal",
     "arctic_deepspeed": "arctic-plugin-deepspeed",
     "arctic_liger": "arctic-plugin-liger",
+    "arctic_peft": "arctic-plugin-peft",
 }
 
 KNOWN_COMPONENTS: dict[tuple[str, str], str] = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from arctic_training._exports import lazy_attribute
+from arctic_training.adapters import adapter_of
 from arctic_training.component import Component
 from arctic_training.config import ComponentConfig, key
 from arctic_training.errors import CheckpointError
@@ -77,8 +78,10 @@ class CheckpointEngine(Component):
     def estimated_bytes(self) -> int:
         """About how much ``save`` will write, over all ranks: the weights, and where training can go on from it, an
         optimizer's two fp32 moments and the fp32 master weights of what is trained."""
-        parameters = list(self.trainer.model_unwrapped.parameters())
-        weights = sum(_numel(each) * each.element_size() for each in parameters)
+        model = self.trainer.model_unwrapped
+        parameters = list(model.parameters())
+        kept = [each for each in parameters if each.requires_grad] if adapter_of(model) else parameters
+        weights = sum(_numel(each) * each.element_size() for each in kept)
         trained = sum(_numel(each) for each in parameters if each.requires_grad)
         return weights + (12 * trained if self.resumes else 0)
 

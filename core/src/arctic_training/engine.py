@@ -81,7 +81,8 @@ class Engine(Component):
 
     @abstractmethod
     def full_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each entry of the model's state by name, whole, on the CPU, one at a time.
+        """Each entry of the model's state by name, whole, on the CPU, one at a time; of a model that trains an adapter
+        without the frozen weights of its base (``adapters.kept_state``).
 
         Every rank must iterate to the end; only rank 0 gets tensors with content, the others may get empty ones.
         """

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
 
     from arctic_training.checkpoint import CheckpointConfig, CheckpointEngine
-    from arctic_training.config import Config
+    from arctic_training.config import Config, KeyProblem
     from arctic_training.data import DataConfig, Rows, SourceConfig
     from arctic_training.dataloader import Batch, Loader
     from arctic_training.engine import Engine
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from arctic_training.state import Metrics
     from arctic_training.tokenizer import TokenizerConfig
     from arctic_training.trainer import Trainer
+    from arctic_training.trainer_config import TrainerConfig
 
 PROJECT_NAME = "arctic"
 
@@ -63,6 +66,21 @@ def arctic_register_config_sections() -> dict[str, type[Config]] | None:
     Returns:
         The section's name and the class it is structured into; the result stands in ``config.sections[name]``.
         None for no section.
+    """
+
+
+@hookspec
+def arctic_check_recipe(config: TrainerConfig) -> Iterable[KeyProblem] | None:
+    """Find what is wrong with a recipe whose sections are right by themselves.
+
+    Called when a recipe has been resolved, also by ``arctic validate``: look at nothing but the config, and import
+    nothing heavy. Every implementation is called.
+
+    Args:
+        config: the resolved recipe.
+
+    Returns:
+        What is wrong, each with its path from the top of the recipe; None for nothing.
     """
 
 
@@ -322,6 +340,21 @@ def arctic_checkpoint_state(trainer: Trainer) -> dict[str, Any] | None:
 
     Returns:
         JSON-able values without secrets, stored by plugin and handed back by ``arctic_after_load``; None for nothing.
+    """
+
+
+@hookspec(firstresult=True)
+def arctic_merge_adapter(model: torch.nn.Module, folder: str) -> torch.nn.Module | None:
+    """Merge an adapter into its base model.
+
+    Called when a merged model is asked for, by ``arctic export`` outside of any run, in one process.
+
+    Args:
+        model: the base model on the CPU; may be changed.
+        folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Returns:
+        A model of the base's class with the adapter in its weights, or None to leave it to the others.
     """
 
 

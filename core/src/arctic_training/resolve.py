@@ -97,6 +97,10 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True, trust:
         loaded_code=loaded_code,
         trusted=trust,
     )
+    for _, problems in plugins.collect("arctic_check_recipe", config=config):
+        for problem in problems or ():
+            structurer.refuse(problem.message, path=problem.path, of=problem.of, remedy=problem.remedy)
+    structurer.finish()
     return config
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arctic_training.adapters import adapter_of
 from arctic_training.checkpointing import data_keys, directory_of
 from arctic_training.distributed import from_first_rank
 from arctic_training.errors import CheckpointError
@@ -46,6 +47,7 @@ def resume(run: Run) -> Path | None:
     kind = manifest["type"]
     _refuse_other_batch(run, path, stored)
     _warn_of_other_data(run, path, manifest)
+    _refuse_other_base(run, path, stored.get("adapter"))
     layout = run.trainer.engine.layout()
     same = stored.get("layout", layout) == layout and stored["world_size"] == run.world.size
     if same and (own := next((engine for engine in engines if engine.name == kind), None)):
@@ -119,6 +121,30 @@ def _warn_of_other_data(run: Run, path: Path, manifest: dict[str, Any]) -> None:
             f"checkpoint: the training rows are not those that {path} was written with; training goes on behind as "
             "many of the new ones (arctic cache explain tells what differs)"
         )
+
+
+def _refuse_other_base(run: Run, path: Path, there: dict[str, Any] | None) -> None:
+    """An adapter means nothing beside other weights than those it was trained with."""
+    here = adapter_of(run.trainer.model_unwrapped)
+    if (here is None) != (there is None):
+        has, lacks = ("the checkpoint", "this run") if here is None else ("this run", "the checkpoint")
+        raise CheckpointError(
+            f"{has} trains an adapter, and {lacks} does not",
+            where=str(path),
+            remedy="resume with the model section that the checkpoint was written with",
+        )
+    if here is None or there is None:
+        return
+    if here.precision == there["precision"] and here.fingerprint != there["fingerprint"]:
+        raise CheckpointError(
+            f"its adapter was trained beside {there['base']!r}, and the weights of {here.base!r} are others",
+            where=str(path),
+            remedy="resume with the base model that the checkpoint was written with",
+        )
+    names = sorted(name for name in {*here.config, *there["config"]} if name not in ("base_model_name_or_path",))
+    odd = [name for name in names if here.config.get(name) != there["config"].get(name)]
+    if odd:
+        run.warn(f"checkpoint: the adapter has another {', '.join(odd)} than the one of {path}")
 
 
 def _load_from_elsewhere(run: Run, path: Path, kind: str, stored: dict[str, Any], layout: dict[str, Any]) -> None:

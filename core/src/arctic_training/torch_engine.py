@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from arctic_training import portable
 from arctic_training._exports import KNOWN_COMPONENTS
+from arctic_training.adapters import kept_state, load_kept
 from arctic_training.config import key
 from arctic_training.engine import Engine, EngineConfig, StepResult
 from arctic_training.errors import CheckpointError, UsageError
@@ -85,12 +86,12 @@ class TorchEngine(Engine):
         return StepResult(applied, grad_norm)
 
     def full_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in self.model_unwrapped.state_dict().items():
+        for name, tensor in kept_state(self.model_unwrapped).items():
             yield name, tensor.detach().cpu()
 
     def save(self, path: Path) -> None:
         state = {
-            "model": self.model_unwrapped.state_dict(),
+            "model": kept_state(self.model_unwrapped),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -104,7 +105,7 @@ class TorchEngine(Engine):
 
         try:
             state = torch.load(path / STATE_FILE, map_location=self.device, weights_only=True)
-            self.model_unwrapped.load_state_dict(state["model"])
+            load_kept(self.model_unwrapped, state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             for master, saved in zip(self.master_of.values(), state["master_weights"], strict=True):
                 master.data.copy_(saved)

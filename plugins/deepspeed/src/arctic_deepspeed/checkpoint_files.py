@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_deepspeed.process import without_chatter
+from arctic_training.adapters import adapter_of, load_kept, names_left_out
 from arctic_training.distributed import any_rank, barrier
 from arctic_training.errors import CheckpointError
 
@@ -41,12 +42,18 @@ def save(engine: Any, path: Path, state: dict[str, Any], description: dict[str, 
         # A folder that another stage or number of ranks has written into keeps shards that a later load would pick up.
         raise CheckpointError("there is a checkpoint already", where=str(path), remedy="save into an empty directory")
     barrier()  # no rank looks after another has begun to write
-    keeper = _FaultKeeper(engine.checkpoint_engine, writer)
+    keeper = _FaultKeeper(engine.checkpoint_engine, writer, engine.module)
     copy_script = engine._copy_recovery_script
     engine.checkpoint_engine = keeper
     engine._copy_recovery_script = lambda directory: keeper.guard(lambda: copy_script(directory))
     try:
-        engine.save_checkpoint(str(path), tag=TAG, client_state={STATE_KEY: state}, save_latest=False)
+        engine.save_checkpoint(
+            str(path),
+            tag=TAG,
+            client_state={STATE_KEY: state},
+            save_latest=False,
+            exclude_frozen_parameters=adapter_of(engine.module) is not None,
+        )
     finally:
         engine.checkpoint_engine = keeper.inner
         engine._copy_recovery_script = copy_script
@@ -75,7 +82,9 @@ def load(engine: Any, path: Path, description: dict[str, Any]) -> dict[str, Any]
     state: Any = {}
     try:
         with without_chatter():
-            loaded, state = engine.load_checkpoint(str(path), tag=TAG, load_lr_scheduler_states=False)
+            loaded, state = engine.load_checkpoint(
+                str(path), tag=TAG, load_lr_scheduler_states=False, custom_load_fn=_loader(engine.module)
+            )
     except (RuntimeError, ValueError, KeyError, AssertionError, OSError, AttributeError) as error:
         fault = error
     if loaded is None or fault is not None:
@@ -85,6 +94,11 @@ def load(engine: Any, path: Path, description: dict[str, Any]) -> dict[str, Any]
             remedy="resume with the model, optimizer and deepspeed sections that the checkpoint was written with",
         ) from fault
     return state[STATE_KEY]
+
+
+def _loader(module: Any) -> Any:
+    """What loads a state into a module that trains an adapter; None leaves it to DeepSpeed."""
+    return None if adapter_of(module) is None else lambda src, dst: load_kept(dst, src)
 
 
 def _check_description(path: Path, description: dict[str, Any]) -> None:
@@ -109,9 +123,10 @@ class _FaultKeeper:
     Raised at once it would leave the others waiting in DeepSpeed's barrier.
     """
 
-    def __init__(self, inner: Any, writer: Writer) -> None:
+    def __init__(self, inner: Any, writer: Writer, module: Any) -> None:
         self.inner = inner
         self.writer = writer
+        self.module = module
         self.fault: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -121,8 +136,16 @@ class _FaultKeeper:
         self.guard(lambda: self.inner.makedirs(*args, **kwargs))
 
     def save(self, state_dict: Any, path: Any) -> None:
-        kept = self.writer.kept(state_dict)
+        kept = self.writer.kept(self._without_base(state_dict))
         self.guard(lambda: self.writer.write(Path(path), lambda: self.inner.save(kept, path)))
+
+    def _without_base(self, state_dict: Any) -> Any:
+        """DeepSpeed leaves frozen parameters out; what belongs to them, such as scales, it does not."""
+        module = state_dict.get("module")
+        left_out = names_left_out(self.module, module) if module else ()
+        if not left_out:
+            return state_dict
+        return {**state_dict, "module": {name: entry for name, entry in module.items() if name not in left_out}}
 
     def guard(self, write: Any) -> None:
         """Run ``write`` and keep what it raises."""

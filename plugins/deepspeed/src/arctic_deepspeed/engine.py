@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from arctic_deepspeed import checkpoint_files, ds_config, portable, process
 from arctic_deepspeed.replicated import MasterWeights
+from arctic_training.adapters import kept_state
 from arctic_training.distributed import any_rank
 from arctic_training.engine import Engine, EngineConfig, StepResult
 from arctic_training.errors import ArcticError, UsageError
@@ -100,7 +101,7 @@ class DeepSpeedEngine(Engine):
         import torch
 
         first = self.global_rank == 0
-        for name, tensor in self.model_unwrapped.state_dict(keep_vars=True).items():
+        for name, tensor in kept_state(self.model_unwrapped, keep_vars=True).items():
             with self._gathered(tensor):
                 whole = tensor.detach().to("cpu", copy=True) if first else torch.empty(0, dtype=tensor.dtype)
             yield name, whole

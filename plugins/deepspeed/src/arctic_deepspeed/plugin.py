@@ -35,7 +35,7 @@ def arctic_unconfigure(run: Any) -> None:
     process.restore(run)
 
 
-@hookimpl(wrapper=True)
+@hookimpl(wrapper=True, tryfirst=True)  # around all that touches the weights, such as adapters
 def arctic_build_model(model_config: Any, config: Any, run: Any) -> Generator[None, Any, Any]:
     """Under ZeRO-3 pretrained weights are read straight into the shards of the ranks."""
     from arctic_deepspeed.partitioned import partitioned_loading

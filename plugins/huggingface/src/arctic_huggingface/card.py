@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arctic_huggingface.adapters import base_of
 from arctic_training import __version__
+from arctic_training.adapters import adapter_of
 
 if TYPE_CHECKING:
     from arctic_training.trainer import Trainer
@@ -26,7 +28,11 @@ def model_card(trainer: Trainer) -> str:
     run, config, state = trainer.run, trainer.config, trainer.state
     base = str(config.model.name_or_path)
     name = getattr(config.model, "save_name", None) or f"{Path(base).name}, trained by {config.type}"
-    what = f"{type(trainer.model_unwrapped).__name__} after {state.step:,} optimizer steps of `{config.type}`"
+    adapter = adapter_of(trainer.model_unwrapped)
+    kind = type(base_of(trainer.model_unwrapped)).__name__
+    if adapter is not None:
+        kind = f"{adapter.config['peft_type']} adapter beside {kind} `{base}`"
+    what = f"{kind} after {state.step:,} optimizer steps of `{config.type}`"
     lines = [
         *_front_matter(base, config),
         *("", f"# {name}", ""),
@@ -48,7 +54,7 @@ def model_card(trainer: Trainer) -> str:
 def _front_matter(base: str, config: Any) -> Iterator[str]:
     """What the hub reads. A folder of somebody's machine means nothing there."""
     yield "---"
-    yield "library_name: transformers"
+    yield f"library_name: {'peft' if getattr(config.model, 'peft_config', None) else 'transformers'}"
     yield "pipeline_tag: text-generation"
     is_pretrained = getattr(config.model, "init", "pretrained") == "pretrained"
     if is_pretrained and HUB_NAME.fullmatch(base) and not Path(base).exists():

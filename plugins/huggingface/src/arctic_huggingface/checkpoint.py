@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+from arctic_huggingface.adapters import adapter_writer
 from arctic_huggingface.layout import Layout
 from arctic_huggingface.model_files import write_model_files
 from arctic_huggingface.plain import plain_model
 from arctic_huggingface.shards import ShardFiles, ShardWriter
+from arctic_training.adapters import adapter_of
 from arctic_training.checkpoint import CheckpointConfig, CheckpointEngine
 from arctic_training.config import key
 from arctic_training.errors import CheckpointError
@@ -27,7 +29,8 @@ class HFCheckpointConfig(CheckpointConfig):
 
 
 class HFCheckpointEngine(CheckpointEngine):
-    """Exports model, configuration, tokenizer and model card."""
+    """Exports model, configuration, tokenizer and model card; of a model that trains an adapter the adapter, in peft's
+    form."""
 
     name: ClassVar[str] = "huggingface"
     config: HFCheckpointConfig
@@ -45,8 +48,11 @@ class HFCheckpointEngine(CheckpointEngine):
         fault: Exception | None = None
         try:
             if self.global_rank == 0:
-                files = ShardFiles(self.checkpoint_dir, self.config.max_shard_size, self.writer.run)
-                shards = ShardWriter(unwrapped, Layout.of(unwrapped), files)
+                adapter, run, size = adapter_of(unwrapped), self.writer.run, self.config.max_shard_size
+                if adapter is None:
+                    shards = ShardWriter(unwrapped, Layout.of(unwrapped), ShardFiles(self.checkpoint_dir, size, run))
+                else:
+                    shards = adapter_writer(Layout.of(unwrapped), adapter, self.checkpoint_dir, run=run)
         except Exception as error:  # noqa: BLE001 - as below
             fault = error
         for name, tensor in self.trainer.engine.full_parameters():
@@ -61,7 +67,8 @@ class HFCheckpointEngine(CheckpointEngine):
         if shards is not None:
             shards.finish()
             write_model_files(self.trainer, self.checkpoint_dir)
-            plain_model(self.checkpoint_dir, shards.layout, self.run.say)
+            if adapter_of(unwrapped) is None:
+                plain_model(self.checkpoint_dir, shards.layout, self.run.say)
 
     def load(self, model: Any) -> None:
         raise CheckpointError(

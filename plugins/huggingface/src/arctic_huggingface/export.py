@@ -21,6 +21,10 @@ from arctic_training.human_numbers import parse_number
 from arctic_training.manifest import sync
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
     from arctic_huggingface.sources import Source
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -41,12 +45,13 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
     show_default=True,
     help="Largest weight file, such as 500m, 5b (billions) or 2Gi; a tensor is never divided.",
 )
+@click.option("--merge", is_flag=True, help="Write the whole model of an adapter: its base with the adapter merged.")
 @click.option("--overwrite", is_flag=True, help="Replace the model that is in OUT.")
 @click.pass_obj
 def command(
-    settings: Any, checkpoint: Path, out: Path, dtype: str | None, max_shard_size: str, overwrite: bool
+    settings: Any, checkpoint: Path, out: Path, dtype: str | None, max_shard_size: str, merge: bool, overwrite: bool
 ) -> None:
-    """Make a folder OUT, which transformers loads, of the model in CHECKPOINT.
+    """Make a folder OUT, which transformers loads, of the model in CHECKPOINT; of an adapter one that peft loads.
 
     CHECKPOINT is a directory global_step_<n> of any kind, or the output_dir above it, of which the newest that is whole
     is taken.
@@ -56,20 +61,25 @@ def command(
 
     size = _bytes(max_shard_size)
     manager = create_plugin_manager(block=getattr(settings, "block", ()))
-    source = find_source(
-        checkpoint,
-        manager,
-        say=lambda text: click.echo(text, err=True),
-        trusted=getattr(settings, "trust", False),
-    )
+    trusted = getattr(settings, "trust", False)
+    source = find_source(checkpoint, manager, say=lambda text: click.echo(text, err=True), trusted=trusted)
     click.echo(f"{source.path}: {source.kind}, step {source.step}, written by {source.num_ranks} rank(s)", err=True)
-    export(source, out, dtype=dtype, max_shard_size=size, overwrite=overwrite)
+    if merge and source.adapter is None:
+        raise UsageError(f"{source.path} holds a whole model and no adapter", remedy="leave --merge out")
+    write = (lambda *arguments: _write_merged(source, manager.hook, trusted, *arguments)) if merge else None
+    export(source, out, dtype=dtype, max_shard_size=size, overwrite=overwrite, write=write)
     files = [path.stat().st_size for path in out.glob("*.safetensors")]
     click.echo(f"{out}: {sum(files):,} bytes of weights in {len(files)} file(s)")
 
 
 def export(
-    source: Source, out: Path, *, dtype: str | None = None, max_shard_size: int = 5 * 10**9, overwrite: bool = False
+    source: Source,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    max_shard_size: int = 5 * 10**9,
+    overwrite: bool = False,
+    write: Callable[[Path, int, Any], None] | None = None,
 ) -> None:
     """Write the model of a checkpoint into the folder ``out``, which appears when it is whole.
 
@@ -79,6 +89,7 @@ def export(
         dtype: ``fp32``, ``bf16`` or ``fp16`` for the weights; None leaves them as they are.
         max_shard_size: largest weight file in bytes.
         overwrite: replace the model that is in ``out``.
+        write: writes the model in place of ``source``: takes a directory, ``max_shard_size`` and the precision.
 
     Raises:
         CheckpointError: ``out`` is taken, there is no room, or the weights are not those that the checkpoint describes.
@@ -89,11 +100,36 @@ def export(
     out = out.absolute()
     _refuse_taken(out, source.path, overwrite)
     with _appearing(out) as directory:
-        _refuse_full(directory, source.size(wanted))
-        source.write_weights(directory, max_shard_size, wanted)
-        source.copy_files(directory)
+        if write is not None:
+            write(directory, max_shard_size, wanted)
+        else:
+            _refuse_full(directory, source.size(wanted))
+            source.write_weights(directory, max_shard_size, wanted)
+            source.copy_files(directory)
         if dtype:
             _set_precision(directory / "config.json", DTYPES[dtype])
+
+
+def _write_merged(
+    source: Source, hook: Any, trusted: bool, directory: Path, max_shard_size: int, dtype: torch.dtype | None
+) -> None:
+    """Write the base model with the adapter in its weights."""
+    from arctic_huggingface.adapters import ADAPTER_CONFIG, NOTE, merge
+    from arctic_huggingface.layout import Layout
+    from arctic_huggingface.model_files import write_configuration
+    from arctic_huggingface.shards import ShardFiles, ShardWriter
+
+    model = merge(source, hook, trusted=trusted)
+    layout = Layout.of(model)
+    _refuse_full(directory, sum(parameter.nbytes for parameter in model.parameters()))
+    writer = ShardWriter(model, layout, ShardFiles(directory, max_shard_size), dtype)
+    for name, tensor in model.state_dict().items():
+        writer.add(name, tensor)
+    writer.finish()
+    source.copy_files(directory)
+    for name in (ADAPTER_CONFIG, NOTE):
+        (directory / name).unlink()
+    write_configuration(model, directory)
 
 
 def _bytes(text: str) -> int:
@@ -107,7 +143,7 @@ def _refuse_taken(out: Path, checkpoint: Path, overwrite: bool) -> None:
     """Leave alone what is there already; even ``overwrite`` replaces nothing that is not a model."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if out.is_dir() and overwrite and (out / "config.json").is_file():
+    if out.is_dir() and overwrite and any((out / name).is_file() for name in ("config.json", "adapter_config.json")):
         if (out / "manifest.json").exists() or out.resolve() in (checkpoint.resolve(), *checkpoint.resolve().parents):
             raise CheckpointError(
                 "this is a checkpoint, which --overwrite does not replace", where=str(out), remedy="name another folder"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
+from arctic_training.adapters import kept_state
 from arctic_training.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ class Layout:
 
     @classmethod
     def of(cls, model: Any) -> Layout:
-        """The layout of a model, also of one whose parameters ZeRO-3 has partitioned."""
-        state = model.state_dict(keep_vars=True)
+        """The layout of a model, also of one whose parameters ZeRO-3 has partitioned; of a model that trains an adapter
+        without its base."""
+        state = kept_state(model, keep_vars=True)
         names = getattr(model, "all_tied_weights_keys", None) or {}
         tied = {name for name, other in names.items() if name in state and state[name] is state.get(other)}
         # The shape of a partitioned parameter is empty; its own is kept beside it.

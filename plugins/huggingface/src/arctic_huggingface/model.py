@@ -58,7 +58,9 @@ class HFModelConfig(ModelConfig):
     revision: str | None = key(None, doc="Branch, tag or commit on the hub.")
     trust_remote_code: bool = key(False, doc="Run the Python code that comes with the model.")
     peft_config: dict[str, Any] | None = key(
-        None, later="adapters (arctic-plugin-peft)", doc="Adapter to train: {peft_type: Lora, ...keys of its class}."
+        None,
+        needs="arctic-plugin-peft",
+        doc="Adapter to train beside the model, which stays as it is: {peft_type: Lora, ...keys of peft's class}.",
     )
 
 

@@ -6,8 +6,10 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
+from arctic_huggingface import adapters
 from arctic_huggingface.card import model_card
 from arctic_huggingface.layout import Layout
+from arctic_training.adapters import adapter_of
 from arctic_training.redaction import redact
 
 if TYPE_CHECKING:
@@ -23,7 +25,11 @@ CARD_FILE = "README.md"
 
 def write_model_files(trainer: Trainer, directory: Path) -> None:
     """Write them into an existing directory; rank 0 only."""
-    _write_configuration(trainer.model_unwrapped, directory, getattr(trainer.config.model, "save_name", None))
+    model = trainer.model_unwrapped
+    adapter = adapter_of(model)
+    if adapter is not None:
+        adapters.write_description(adapter, directory)
+    write_configuration(adapters.base_of(model), directory, getattr(trainer.config.model, "save_name", None))
     trainer.tokenizer.save_pretrained(directory)
     (directory / CARD_FILE).write_text(redact(model_card(trainer)), encoding="utf-8")
 
@@ -50,7 +56,8 @@ def add_to_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
         (directory / LAYOUT_FILE).unlink(missing_ok=True)
 
 
-def _write_configuration(model: Any, directory: Path, save_name: str | None) -> None:
+def write_configuration(model: Any, directory: Path, save_name: str | None = None) -> None:
+    """Write the configuration of a model and what belongs to it: generation settings, code that came with it."""
     config = copy.deepcopy(model.config)
     for name, value in getattr(model, "config_as_loaded", {}).items():
         setattr(config, name, value)

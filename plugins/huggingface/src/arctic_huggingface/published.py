@@ -81,6 +81,25 @@ class PublishedNames:
         return revert_weight_conversion(self.model, tensors)
 
 
+class ChosenNames:
+    """Gives some tensors new names, and leaves out all others: those of an adapter.
+
+    Args:
+        names: from their names in the model's state.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names = names
+
+    def give(self, name: str, tensor: torch.Tensor) -> Tensors:
+        """The tensor under its published name, or nothing."""
+        return {self.names[name]: tensor} if name in self.names else {}
+
+    def rest(self) -> Tensors:
+        """Nothing: no tensor waits for another."""
+        return {}
+
+
 def _agrees(some: Mapping[str, Any], together: Mapping[str, Any]) -> bool:
     """Whether tensors that were converted by themselves are those of the whole model."""
     return all(together.get(name) == shape for name, shape in some.items())

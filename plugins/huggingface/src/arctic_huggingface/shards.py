@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from arctic_huggingface.published import PublishedNames
+from arctic_huggingface.published import ChosenNames, PublishedNames
 from arctic_training.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from arctic_huggingface.layout import Layout
 
-WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DIVERGED = "training has diverged: go back to an earlier checkpoint"
 
@@ -32,10 +31,14 @@ class ShardFiles:
     Args:
         directory: an existing directory.
         max_size: largest file in bytes; a tensor is never divided.
+        stem: what the files are called.
         run: calls a function that writes files and gives their paths, now or later; what it holds stays until then.
     """
 
-    def __init__(self, directory: Path, max_size: int, run: Callable[[Callable[[], Any]], object] = _now) -> None:
+    def __init__(
+        self, directory: Path, max_size: int, run: Callable[[Callable[[], Any]], object] = _now, stem: str = "model"
+    ) -> None:
+        self.stem = stem
         self.run = run
         self.directory = directory
         self.max_size = max_size
@@ -60,10 +63,10 @@ class ShardFiles:
 
     def _name(self) -> list[Path]:
         if len(self.written) == 1:
-            return [self._part(0).rename(self.directory / WEIGHTS)]
+            return [self._part(0).rename(self.directory / f"{self.stem}.safetensors")]
         weight_map = {}
         for number, names in enumerate(self.written):
-            file = f"model-{number + 1:05d}-of-{len(self.written):05d}.safetensors"
+            file = f"{self.stem}-{number + 1:05d}-of-{len(self.written):05d}.safetensors"
             self._part(number).rename(self.directory / file)
             weight_map.update(dict.fromkeys(names, file))
         index = {"metadata": {"total_size": self.total_size}, "weight_map": dict(sorted(weight_map.items()))}
@@ -85,7 +88,7 @@ class ShardFiles:
         self.run(write)
 
     def _part(self, number: int) -> Path:
-        return self.directory / f"model.part-{number}.safetensors"
+        return self.directory / f"{self.stem}.part-{number}.safetensors"
 
 
 class ShardWriter:
@@ -97,14 +100,22 @@ class ShardWriter:
         files: where the tensors go.
         dtype: the precision to write instead of the model's own; tensors that the model keeps in another stay as they
             are.
+        names: published names by name, of those tensors that are written; all others are left out.
     """
 
-    def __init__(self, model: Any, layout: Layout, files: ShardFiles, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        layout: Layout,
+        files: ShardFiles,
+        dtype: torch.dtype | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         self.layout = layout
         self.files = files
         self.dtype = dtype or layout.dtype
         self.seen: set[str] = set()
-        self.published = PublishedNames(model, layout)
+        self.published = PublishedNames(model, layout) if names is None else ChosenNames(names)
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Take a tensor.

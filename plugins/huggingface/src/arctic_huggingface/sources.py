@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
+from arctic_huggingface.adapters import ADAPTER_CONFIG, adapter_writer, read_description
 from arctic_huggingface.layout import Entry, Layout
 from arctic_huggingface.model_files import FOLDER, LAYOUT_FILE
 from arctic_huggingface.plain import plain_model
@@ -21,6 +24,7 @@ from arctic_training.retention import MANIFEST
 if TYPE_CHECKING:
     import torch
 
+    from arctic_training.adapters import Adapter
     from arctic_training.checkpoint import CheckpointEngine
     from arctic_training.plugins import PluginManager
 
@@ -47,6 +51,8 @@ def find_source(path: Path, manager: PluginManager, say: Say, *, trusted: bool =
     if (path / FOLDER / LAYOUT_FILE).is_file():
         engine: Any = manager.registry.get("checkpoint", kind, needed_by=str(path))
         return Resumable(path, manifest, say, engine)
+    if (path / ADAPTER_CONFIG).is_file():
+        return ExportedAdapter(path, manifest, say)
     if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
         return Exported(path, manifest, say)
     raise CheckpointError(
@@ -87,6 +93,7 @@ class Source(ABC):
         self.step: int = manifest["step"]
         self.num_ranks: int = manifest["world_size"]
         self.say = say
+        self.adapter = self._adapter()
         self.layout = self._layout()
 
     def size(self, dtype: torch.dtype | None) -> int:
@@ -109,8 +116,10 @@ class Source(ABC):
         Raises:
             CheckpointError: they are not those that the checkpoint describes.
         """
-        files = ShardFiles(directory, max_shard_size)
-        writer = ShardWriter(self._model(), self.layout, files, dtype)
+        if self.adapter is not None:
+            writer = adapter_writer(self.layout, self.adapter, directory, dtype)
+        else:
+            writer = ShardWriter(self._model(), self.layout, ShardFiles(directory, max_shard_size), dtype)
         for name, tensor in self._tensors():
             writer.add(name, tensor)
         writer.finish()
@@ -124,6 +133,10 @@ class Source(ABC):
 
     @abstractmethod
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]: ...
+
+    def _adapter(self) -> Adapter | None:
+        """The adapter that it holds in the place of a whole model."""
+        return None
 
     def _model(self) -> Any:
         """What knows the published names of the weights; None where they have these names already."""
@@ -144,6 +157,9 @@ class Resumable(Source):
     def _layout(self) -> Layout:
         return Layout.read(self.path / FOLDER / LAYOUT_FILE)
 
+    def _adapter(self) -> Adapter | None:
+        return read_description(self.path / FOLDER)
+
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         return self.engine.read_model(self.path)
 
@@ -162,7 +178,7 @@ class Exported(Source):
         import torch
 
         entries = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in self._tensors()}
-        dtype = json.loads((self.path / "config.json").read_text())["dtype"]
+        dtype = json.loads((self.path / "config.json").read_text())["dtype"]  # also beside an adapter
         return Layout(entries, frozenset(), getattr(torch, dtype))
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -172,3 +188,12 @@ class Exported(Source):
             with safe_open(file, "pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - no mapping
                     yield name, tensors.get_tensor(name)
+
+
+class ExportedAdapter(Exported):
+    """A checkpoint of type ``huggingface`` of an adapter, whose weights have their published names already."""
+
+    def _adapter(self) -> Adapter | None:
+        adapter = read_description(self.path)
+        names = {name: name for name, _ in self._tensors()}
+        return attrs.evolve(adapter, names=names) if adapter is not None else None

@@ -1,0 +1,134 @@
+"""Adapters as files: in peft's own form, with a note of the base that they were trained beside; and merged into it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from arctic_huggingface.hub import found, no_pickles
+from arctic_huggingface.layout import Layout
+from arctic_huggingface.shards import ShardFiles, ShardWriter
+from arctic_training.adapters import Adapter, adapter_of, fingerprint
+from arctic_training.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from arctic_huggingface.sources import Source
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""What peft and transformers know the folder of an adapter by."""
+NOTE = "arctic_adapter.json"
+"""What else is known of an adapter; peft passes over it."""
+STEM = "adapter_model"
+WHOLE = 2**63
+"""More than any file: peft reads one alone."""
+PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+def base_of(model: Any) -> Any:
+    """The model that transformers knows: the base of one that trains an adapter, whose configuration is meant."""
+    return model.get_base_model() if adapter_of(model) is not None else model
+
+
+def write_description(adapter: Adapter, directory: Path) -> None:
+    """Write ``adapter_config.json``, and what peft has no place for beside it."""
+    note = attrs.asdict(adapter, filter=lambda field, _: field.name != "config")
+    for name, content in ((ADAPTER_CONFIG, adapter.config), (NOTE, note)):
+        (directory / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def read_description(directory: Path) -> Adapter | None:
+    """What ``write_description`` wrote; None where there is no adapter.
+
+    Raises:
+        CheckpointError: the files hold something else.
+    """
+    if not (directory / ADAPTER_CONFIG).is_file():
+        return None
+    try:
+        config, note = (json.loads((directory / name).read_text()) for name in (ADAPTER_CONFIG, NOTE))
+        return Adapter(config=config, **note)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"the description of the adapter cannot be read: {error}",
+            where=str(directory),
+            remedy="choose another checkpoint",
+        ) from error
+
+
+def adapter_writer(
+    layout: Layout,
+    adapter: Adapter,
+    directory: Path,
+    dtype: torch.dtype | None = None,
+    run: Callable[..., object] | None = None,
+) -> ShardWriter:
+    """What takes the entries of a model's state and writes those of its adapter, into one file, as peft wants it."""
+    arguments = {"run": run} if run is not None else {}
+    files = ShardFiles(directory, WHOLE, stem=STEM, **arguments)
+    return ShardWriter(None, layout, files, dtype, names=adapter.names)
+
+
+def merge(source: Source, hook: Any, *, trusted: bool = False) -> Any:
+    """The whole model of a checkpoint that holds an adapter: its base with the adapter in the weights, on the CPU.
+
+    Args:
+        source: the checkpoint.
+        hook: the hooks of a plugin manager.
+        trusted: whether weights of the base may be pickles.
+
+    Raises:
+        CheckpointError: the base cannot be had, is another than the adapter was trained beside, or nobody can merge.
+    """
+    adapter = source.adapter
+    assert adapter is not None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source.write_weights(folder, 0, None)
+        source.copy_files(folder)
+        base = _base(adapter, folder, trusted)
+        if fingerprint(base, adapter.config.get("modules_to_save") or ()) != adapter.fingerprint:
+            raise CheckpointError(
+                f"the weights of {adapter.config['base_model_name_or_path']!r} are not those that the adapter was "
+                "trained beside",
+                where=str(source.path),
+                remedy="put the base model back where it was",
+            )
+        merged = hook.arctic_merge_adapter(model=base, folder=str(folder))
+    if merged is None:
+        raise CheckpointError(
+            "no plugin that is installed merges adapters",
+            where=str(source.path),
+            remedy="pip install arctic-plugin-peft, or export the adapter without --merge",
+        )
+    return merged
+
+
+def _base(adapter: Adapter, folder: Path, trusted: bool) -> Any:
+    """The base model in the precision that it had in training."""
+    import torch
+    import transformers
+
+    name = str(adapter.config["base_model_name_or_path"])
+
+    def refused(message: str, remedy: str) -> CheckpointError:
+        return CheckpointError(message, remedy=remedy)
+
+    with found(f"base model {name!r}", refused, "put the base model where it was in training"):
+        config = transformers.AutoConfig.from_pretrained(folder)
+        own = getattr(transformers, next(iter(config.architectures or ()), ""), None)
+        with no_pickles(name, name, refused):
+            return (own or transformers.AutoModelForCausalLM).from_pretrained(
+                name,
+                config=config,
+                revision=adapter.revision,
+                dtype=getattr(torch, PRECISIONS[adapter.precision]),
+                use_safetensors=None if trusted else True,
+            )

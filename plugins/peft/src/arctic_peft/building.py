@@ -1,0 +1,173 @@
+"""Puts an adapter on a model: the base is frozen, what peft adds is trained.
+
+Wherever a model is built anew the same adapter comes of it, since it is drawn with the recipe's seed: so what an
+adapter changes of its base when it begins (PiSSA, OLoRA) need not be kept either.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arctic_huggingface.hub import refusal
+from arctic_peft import targets
+from arctic_peft.section import KEY, adapted_sections, kind_and_keys
+from arctic_training.adapters import Adapter, fingerprint, set_adapter
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig, PeftModel
+
+TASKS = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+}
+"""What a model is for, by how the names of transformers' classes end."""
+HEADS = ("classifier", "score")
+"""Modules that peft trains anew for classification."""
+REFUSALS = (ValueError, TypeError, KeyError, NotImplementedError, ImportError, AttributeError, RuntimeError)
+
+
+def peft_config_of(section: Any, path: tuple, run: Any) -> PeftConfig:
+    """The adapter that a section asks for.
+
+    Raises:
+        RecipeError: peft's config class refuses it; names the section.
+    """
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind, keys = kind_and_keys(getattr(section, KEY))
+    with _explained((*path, KEY), run):
+        return PEFT_TYPE_TO_CONFIG_MAPPING[kind](**keys)
+
+
+def adapted(model: torch.nn.Module, section: Any, run: Any) -> PeftModel:
+    """The model with the adapter of its section, on which nothing else is trained.
+
+    Args:
+        model: the base; it is changed.
+        section: the section of the recipe that it was built from.
+        run: the run.
+
+    Raises:
+        RecipeError: the adapter names layers that the model does not have, or peft refuses it.
+    """
+    from peft import get_peft_model
+    from peft.utils.integrations import gather_params_ctx
+
+    path = next((path for path, other in adapted_sections(run.config) if other is section), ("model",))
+    _, keys = kind_and_keys(getattr(section, KEY))
+    for where, message, remedy in targets.missing(keys, model):
+        raise refusal(run, _dotted((*path, KEY, *where)))(message, remedy)
+    peft_config = peft_config_of(section, path, run)
+    peft_config.task_type = peft_config.task_type or _task_of(model)
+    anew = [
+        *(getattr(peft_config, "modules_to_save", None) or ()),
+        *(HEADS if peft_config.task_type == "SEQ_CLS" else ()),
+    ]
+    mark = fingerprint(model, anew, gather_params_ctx)
+    location = getattr(model, "name_or_path", None) or section.name_or_path
+    with _explained((*path, KEY), run), _seeded(run):
+        # Adapters have the precision of the model, and master weights of the engine like all that is trained.
+        result = get_peft_model(model, peft_config, revision=_revision(section, model), autocast_adapter_dtype=False)
+    peft_config.base_model_name_or_path = location
+    set_adapter(
+        result,
+        Adapter(
+            base=str(section.name_or_path),
+            revision=_revision(section, model),
+            precision=section.precision,
+            fingerprint=mark,
+            config=_as_saved(peft_config),
+            names=_published_names(result),
+        ),
+    )
+    numbers = [(_size(parameter), parameter.requires_grad) for parameter in result.parameters()]
+    whole, trained = sum(size for size, _ in numbers), sum(size for size, is_trained in numbers if is_trained)
+    run.say(f"{_dotted(path)}: {peft_config.peft_type.value}, {trained:,} of {whole:,} parameters trained "
+            f"({100 * trained / whole:.2f} %)")  # fmt: skip
+    return result
+
+
+def _task_of(model: Any) -> str | None:
+    """What peft calls the task that a class of transformers is for; None for models of other libraries."""
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        return None
+    for base in type(model).__mro__:
+        task = next((task for ending, task in TASKS.items() if base.__name__.endswith(ending)), None)
+        if task == "SEQ_2_SEQ_LM" and not model.config.is_encoder_decoder:
+            return "CAUSAL_LM"
+        if task is not None:
+            return task
+    return "FEATURE_EXTRACTION"
+
+
+def _revision(section: Any, model: Any) -> str | None:
+    return getattr(getattr(model, "config", None), "_commit_hash", None) or getattr(section, "revision", None)
+
+
+def _as_saved(peft_config: PeftConfig) -> dict[str, Any]:
+    """The content of ``adapter_config.json``, as peft writes it for use after training."""
+    import copy
+    import json
+
+    config = copy.copy(peft_config)
+    config.inference_mode = True
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        content = json.loads((Path(folder) / "adapter_config.json").read_text())
+    return {name: sorted(value) if name == "target_modules" and isinstance(value, list) else value
+            for name, value in content.items()}  # fmt: skip
+
+
+def _published_names(model: PeftModel) -> dict[str, str]:
+    """From names in the model's state to those in peft's own files: peft chooses tensors of a state, and they are
+    recognised."""
+    from peft import get_peft_model_state_dict
+
+    state = model.state_dict(keep_vars=True)
+    names_of: dict[int, list[str]] = {}
+    for name, tensor in state.items():
+        names_of.setdefault(id(tensor), []).append(name)
+    # Embeddings that are trained stand under modules_to_save; those of the base belong to the base.
+    chosen = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    return {names_of[id(tensor)].pop(0): name for name, tensor in chosen.items() if names_of.get(id(tensor))}
+
+
+@contextmanager
+def _seeded(run: Any) -> Iterator[None]:
+    """Draw the same numbers wherever and whenever a model is built, and leave those of the run as they were."""
+    import torch
+
+    devices = [run.device] if run.device.type != "cpu" else []
+    with torch.random.fork_rng(devices, device_type=run.device.type if devices else "cuda"):
+        torch.manual_seed(run.config.seed)
+        yield
+
+
+@contextmanager
+def _explained(path: tuple, run: Any) -> Iterator[None]:
+    """Give what peft refuses its place in the recipe."""
+    try:
+        yield
+    except REFUSALS as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        raise refusal(run, _dotted(path))(f"peft refuses it: {reason}", "the log has the whole of it") from error
+
+
+def _dotted(path: tuple) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _size(parameter: Any) -> int:
+    return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 leaves an empty tensor in its place
