@@ -85,28 +85,42 @@ def merge(source: Source, hook: Any, *, trusted: bool = False) -> Any:
         trusted: whether weights of the base may be pickles.
 
     Raises:
+        CheckpointError: as of ``merged_model``.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        source.write_weights(Path(name), 0, None)
+        source.copy_files(Path(name))
+        return merged_model(Path(name), hook, trusted=trusted, where=source.path)
+
+
+def merged_model(folder: Path, hook: Any, *, trusted: bool = False, where: Path | None = None) -> Any:
+    """The base of an adapter with the adapter in its weights, on the CPU.
+
+    Args:
+        folder: the adapter, as a checkpoint of type ``huggingface`` has it.
+        hook: the hooks of a plugin manager.
+        trusted: whether weights of the base may be pickles.
+        where: what to name in messages instead of the folder.
+
+    Raises:
         CheckpointError: the base cannot be had, is another than the adapter was trained beside, or nobody can merge.
     """
-    adapter = source.adapter
+    adapter, where = read_description(folder), where or folder
     assert adapter is not None
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        source.write_weights(folder, 0, None)
-        source.copy_files(folder)
-        base = _base(adapter, folder, trusted)
-        if fingerprint(base, adapter.config.get("modules_to_save") or ()) != adapter.fingerprint:
-            raise CheckpointError(
-                f"the weights of {adapter.config['base_model_name_or_path']!r} are not those that the adapter was "
-                "trained beside",
-                where=str(source.path),
-                remedy="put the base model back where it was",
-            )
-        merged = hook.arctic_merge_adapter(model=base, folder=str(folder))
+    base = _base(adapter, folder, trusted)
+    if fingerprint(base, adapter.config.get("modules_to_save") or ()) != adapter.fingerprint:
+        raise CheckpointError(
+            f"the weights of {adapter.config['base_model_name_or_path']!r} are not those that the adapter was "
+            "trained beside",
+            where=str(where),
+            remedy="put the base model back where it was",
+        )
+    merged = hook.arctic_merge_adapter(model=base, folder=str(folder))
     if merged is None:
         raise CheckpointError(
             "no plugin that is installed merges adapters",
-            where=str(source.path),
-            remedy="pip install arctic-plugin-peft, or export the adapter without --merge",
+            where=str(where),
+            remedy="pip install arctic-plugin-peft; without it adapters are exported as they are, without --merge",
         )
     return merged
 

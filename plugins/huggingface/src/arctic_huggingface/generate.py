@@ -153,6 +153,9 @@ def _load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from arctic_huggingface.adapters import ADAPTER_CONFIG, merged_model
+    from arctic_training.plugins import create_plugin_manager
+
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
@@ -162,10 +165,13 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
     trusted = getattr(click.get_current_context().obj, "trust", False)
     with found(f"model {str(folder)!r}", refused, "give the folder of a whole model"):
-        with no_pickles(str(folder), folder, refused):
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype="auto", use_safetensors=None if trusted else True
-            )
+        if (folder / ADAPTER_CONFIG).is_file():
+            model = merged_model(folder, create_plugin_manager().hook, trusted=trusted)
+        else:
+            with no_pickles(str(folder), folder, refused):
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype="auto", use_safetensors=None if trusted else True
+                )
         model = model.to(device).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
     return model, tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 from arctic_peft.key_table import shipped
 from arctic_training.config import Config, KeyProblem, walk
 from arctic_training.human_numbers import parse_number
-from arctic_training.wording import found, nearest
+from arctic_training.wording import described_value, found, nearest
 
 KEY = "peft_config"
 SHORTHANDS: dict[str, dict[str, Any]] = {
@@ -82,7 +82,9 @@ def _of_adapter(path: tuple, given: Mapping[str, Any]) -> Iterator[KeyProblem]:
             yield KeyProblem((*path, key), f"expected {expected}, found {found(value)}")
     for key, value in SHORTHANDS.get(name, {}).items():
         if keys[key] != value:
-            yield KeyProblem((*path, key), f"{name} is LoRA with {key}: {value}", remedy="use peft_type: LORA")
+            yield KeyProblem(
+                (*path, key), f"{name} is LoRA with {key}: {described_value(value)}", remedy="use peft_type: LORA"
+            )
     if kind == "LORA" and keys.get("init_lora_weights") in DATA_INITIALISED:
         message = f"{keys['init_lora_weights']!r} begins with rows of data, which are not there when a model is built"
         yield KeyProblem((*path, "init_lora_weights"), message, remedy="use true, pissa or olora")
