@@ -99,7 +99,6 @@ model:
   dtype: torch.bfloat16
   peft_config: {peft_type: Lora, r: 8}
   hf_config_kwargs: {num_hidden_layers: 2}
-  init: random
 tokenizer: {name_or_path: t, chat_template: "{{ messages }}", tokenize_kwargs: {use_fast: true}}
 data:
   sources:
@@ -193,6 +192,8 @@ def test_every_key_may_be_given_with_another_value(config_of, tmp_path):
     assert (config.data.max_length, config.optimizer.learning_rate) == (4096, 1e-5)
     assert [entry.type for entry in config.checkpoint] == ["deepspeed", "huggingface"]
     assert config.loaded_code.path.name == "train.py"
+    random = GIVEN.replace("peft_config: {peft_type: Lora, r: 8}", "init: random")  # which has no use for an adapter
+    assert config_of(random).model.init == "random"
 
 
 def test_keys_whose_feature_comes_later_say_which(config_of, plugins):

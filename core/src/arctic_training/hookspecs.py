@@ -48,9 +48,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 def arctic_register_components(components: Components) -> None:
     """Name the components that this plugin offers.
 
-    Called once for each plugin, as soon as it is registered, in every process, before any recipe is read. Import
-    nothing heavy here: a target is text, ``"package.module:Class"``, imported when a recipe selects it. Cannot be
-    wrapped.
+    Called once for each plugin, as soon as it is registered, in every process. Import nothing heavy here: a target is
+    text, ``"package.module:Class"``, imported when a recipe selects it. Cannot be wrapped.
 
     Args:
         components: the registrar of this plugin, with one method a kind: ``components.trainer(name, target)``.
@@ -64,23 +63,19 @@ def arctic_register_config_sections() -> dict[str, type[Config]] | None:
     Called while a recipe is resolved, also by ``arctic validate``. Every implementation is called.
 
     Returns:
-        The section's name and the class it is structured into; the result stands in ``config.sections[name]``.
-        None for no section.
+        The section's name and its class; it is found in ``config.sections[name]``. None for no section.
     """
 
 
 @hookspec
 def arctic_check_recipe(config: TrainerConfig) -> Iterable[KeyProblem] | None:
-    """Find what is wrong with a recipe whose sections are right by themselves.
-
-    Called when a recipe has been resolved, also by ``arctic validate``: look at nothing but the config, and import
-    nothing heavy. Every implementation is called.
+    """Find what is wrong with a resolved recipe, also for ``arctic validate``: look at nothing else.
 
     Args:
         config: the resolved recipe.
 
     Returns:
-        What is wrong, each with its path from the top of the recipe; None for nothing.
+        What is wrong, with paths from the top of the recipe; None for nothing. Every implementation is called.
     """
 
 
@@ -88,8 +83,7 @@ def arctic_check_recipe(config: TrainerConfig) -> Iterable[KeyProblem] | None:
 def arctic_configure(run: Run) -> None:
     """Prepare for this run.
 
-    Called once after the recipe is resolved and the run directory exists, before data is prepared and before the
-    process group is joined. Every implementation is called.
+    Called once when the run directory exists, before data is prepared. Every implementation is called.
 
     Args:
         run: the run, with its config, plugins, directory and world.
@@ -113,9 +107,7 @@ def arctic_build_trainer(run: Run) -> Trainer | None:
 
 @hookspec(firstresult=True)
 def arctic_build_model_config(config: ModelConfig, run: Run) -> Any:
-    """Build the architecture's configuration, without weights.
-
-    Called before data is prepared: the longest sequence the model takes is read from it.
+    """Build the architecture's configuration, without weights; before data is prepared, which has its longest sequence.
 
     Args:
         config: the recipe's ``model`` section.
@@ -128,9 +120,7 @@ def arctic_build_model_config(config: ModelConfig, run: Run) -> Any:
 
 @hookspec(firstresult=True)
 def arctic_build_tokenizer(config: TokenizerConfig, run: Run) -> Any:
-    """Build the tokenizer.
-
-    Called before data is prepared, outside any process group.
+    """Build the tokenizer, before data is prepared and outside any process group.
 
     Args:
         config: the recipe's ``tokenizer`` section.
@@ -182,9 +172,7 @@ def arctic_prepare_data(datasets: list[Rows], tokenizer: Any, split: str, config
 
 @hookspec(firstresult=True)
 def arctic_build_dataloader(dataset: Rows | None, split: str, config: DataConfig, run: Run) -> Loader | None:
-    """Build what hands out the micro-batches of a split.
-
-    Called after the process group is joined, since it divides the rows among the ranks.
+    """Build what hands out the micro-batches of a split, after the process group is joined: ranks divide the rows.
 
     Args:
         dataset: prepared rows; None for training rows that are streamed.
@@ -197,14 +185,12 @@ def arctic_build_dataloader(dataset: Rows | None, split: str, config: DataConfig
     """
 
 
-# ---- model ----------------------------------------------------------------------------------------------------------
+# ---- model, loss and optimizer ---------------------------------------------------------------------------------------
 
 
 @hookspec(firstresult=True)
 def arctic_build_model(model_config: Any, config: ModelConfig, run: Run) -> torch.nn.Module | None:
-    """Build the model. Adapters, kernels and partitioned initialisation wrap this hook.
-
-    Called after the process group is joined.
+    """Build the model, in the process group. Adapters, kernels and partitioned initialisation wrap this hook.
 
     Args:
         model_config: what ``arctic_build_model_config`` gave.
@@ -214,9 +200,6 @@ def arctic_build_model(model_config: Any, config: ModelConfig, run: Run) -> torc
     Returns:
         The model on the CPU or on ``run.device``, or None to leave it to the others.
     """
-
-
-# ---- loss -----------------------------------------------------------------------------------------------------------
 
 
 @hookspec(firstresult=True)
@@ -246,9 +229,6 @@ def arctic_compute_loss(batch: dict[str, torch.Tensor], trainer: Trainer) -> Any
     Returns:
         A scalar mean over the micro-batch's trained tokens, or a ``LossSum``.
     """
-
-
-# ---- optimise -------------------------------------------------------------------------------------------------------
 
 
 @hookspec(firstresult=True)
@@ -340,21 +320,6 @@ def arctic_checkpoint_state(trainer: Trainer) -> dict[str, Any] | None:
 
     Returns:
         JSON-able values without secrets, stored by plugin and handed back by ``arctic_after_load``; None for nothing.
-    """
-
-
-@hookspec(firstresult=True)
-def arctic_merge_adapter(model: torch.nn.Module, folder: str) -> torch.nn.Module | None:
-    """Merge an adapter into its base model.
-
-    Called when a merged model is asked for, by ``arctic export`` outside of any run, in one process.
-
-    Args:
-        model: the base model on the CPU; may be changed.
-        folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
-
-    Returns:
-        A model of the base's class with the adapter in its weights, or None to leave it to the others.
     """
 
 

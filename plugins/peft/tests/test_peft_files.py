@@ -93,7 +93,7 @@ def loaded_with_peft(base, folder):
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="float32"), folder)
 
 
-def merged_model(folder):
+def whole(folder):
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
@@ -105,7 +105,7 @@ def differ(one, other):
 
 def _check(trained, tiny_model, arctic_home, kind, keys):
     logits = trained(kind, **keys)
-    base = logits_of(merged_model(tiny_model))
+    base = logits_of(whole(tiny_model))
     assert differ(base, logits) > 1e-4, "nothing was learned"
     export("kept", "adapter")
     for folder in ("adapter", "exported/global_step_6"):
@@ -114,7 +114,7 @@ def _check(trained, tiny_model, arctic_home, kind, keys):
     export("exported", "merged-too", "--merge")
     for folder in ("merged", "merged-too"):
         assert not list((arctic_home / folder).glob("adapter*"))
-        assert differ(logits_of(merged_model(arctic_home / folder)), logits) < 1e-4
+        assert differ(logits_of(whole(arctic_home / folder)), logits) < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -175,17 +175,17 @@ def test_a_whole_model_is_not_merged(run_recipe, lora_recipe):
         export("kept", "merged", "--merge")
 
 
-def test_without_this_plugin_merging_says_what_to_install(trained, monkeypatch):
+def test_without_peft_merging_says_what_to_install(trained, monkeypatch):
     trained("lora", r=4, target_modules=["q_proj"])
-    monkeypatch.setenv("ARCTIC_PLUGINS", "huggingface")
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(CheckpointError, match="pip install arctic-plugin-peft"):
         export("kept", "merged", "--merge")
 
 
-def test_weights_that_are_pickles_are_never_read(trained, tiny_model, arctic_home):
+def test_weights_that_are_pickles_are_never_read(trained, arctic_home):
     import torch
 
-    from arctic_peft.merging import merged
+    from arctic_huggingface.adapters import merged_model
 
     trained("lora", r=4, target_modules=["q_proj"])
     export("kept", "adapter")
@@ -198,7 +198,7 @@ def test_weights_that_are_pickles_are_never_read(trained, tiny_model, arctic_hom
     torch.save({"x": Trap()}, folder / "adapter_model.bin")
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"there is no adapter_model\.safetensors"):
-        merged(merged_model(tiny_model), str(folder))
+        merged_model(folder)
     assert not (arctic_home / "trap").exists()
 
 

@@ -76,12 +76,11 @@ def adapter_writer(
     return ShardWriter(None, layout, files, dtype, names=adapter.names)
 
 
-def merge(source: Source, hook: Any, *, trusted: bool = False) -> Any:
+def merge(source: Source, *, trusted: bool = False) -> Any:
     """The whole model of a checkpoint that holds an adapter: its base with the adapter in the weights, on the CPU.
 
     Args:
         source: the checkpoint.
-        hook: the hooks of a plugin manager.
         trusted: whether weights of the base may be pickles.
 
     Raises:
@@ -90,20 +89,20 @@ def merge(source: Source, hook: Any, *, trusted: bool = False) -> Any:
     with tempfile.TemporaryDirectory() as name:
         source.write_weights(Path(name), 0, None)
         source.copy_files(Path(name))
-        return merged_model(Path(name), hook, trusted=trusted, where=source.path)
+        return merged_model(Path(name), trusted=trusted, where=source.path)
 
 
-def merged_model(folder: Path, hook: Any, *, trusted: bool = False, where: Path | None = None) -> Any:
+def merged_model(folder: Path, *, trusted: bool = False, where: Path | None = None) -> Any:
     """The base of an adapter with the adapter in its weights, on the CPU.
 
     Args:
         folder: the adapter, as a checkpoint of type ``huggingface`` has it.
-        hook: the hooks of a plugin manager.
         trusted: whether weights of the base may be pickles.
         where: what to name in messages instead of the folder.
 
     Raises:
-        CheckpointError: the base cannot be had, is another than the adapter was trained beside, or nobody can merge.
+        CheckpointError: the base cannot be had, is another than the adapter was trained beside, or the
+            adapter cannot be merged.
     """
     adapter, where = read_description(folder), where or folder
     assert adapter is not None
@@ -115,14 +114,41 @@ def merged_model(folder: Path, hook: Any, *, trusted: bool = False, where: Path 
             where=str(where),
             remedy="put the base model back where it was",
         )
-    merged = hook.arctic_merge_adapter(model=base, folder=str(folder))
-    if merged is None:
+    return _merged(base.dequantize() if getattr(base, "is_quantized", False) else base, folder, where)
+
+
+def _merged(base: Any, folder: Path, where: Path) -> Any:
+    try:
+        from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    except ImportError as error:
         raise CheckpointError(
-            "no plugin that is installed merges adapters",
+            "adapters are merged by peft, which is not installed",
             where=str(where),
             remedy="pip install arctic-plugin-peft; without it adapters are exported as they are, without --merge",
+        ) from error
+    from safetensors.torch import load_file
+
+    weights = folder / f"{STEM}.safetensors"
+    if not weights.is_file():
+        raise CheckpointError(
+            f"there is no {weights.name}, and weights of another form are not read",
+            where=str(where),
+            remedy="use an adapter with safetensors",
         )
-    return merged
+    config = PeftConfig.from_pretrained(folder)
+    try:
+        adapted = get_peft_model(base, config, autocast_adapter_dtype=False)
+        report = set_peft_model_state_dict(adapted, load_file(weights))
+        if report.unexpected_keys:
+            raise ValueError(f"the base has no place for {report.unexpected_keys[0]}")
+        return adapted.merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(
+            f"the {config.peft_type.value} adapter cannot be merged: {reason}",
+            where=str(where),
+            remedy="export it without --merge, and load it with peft beside its base model",
+        ) from error
 
 
 def _base(adapter: Adapter, folder: Path, trusted: bool) -> Any:

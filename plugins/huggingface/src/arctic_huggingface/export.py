@@ -66,7 +66,7 @@ def command(
     click.echo(f"{source.path}: {source.kind}, step {source.step}, written by {source.num_ranks} rank(s)", err=True)
     if merge and source.adapter is None:
         raise UsageError(f"{source.path} holds a whole model and no adapter", remedy="leave --merge out")
-    write = (lambda *arguments: _write_merged(source, manager.hook, trusted, *arguments)) if merge else None
+    write = (lambda *arguments: _write_merged(source, trusted, *arguments)) if merge else None
     export(source, out, dtype=dtype, max_shard_size=size, overwrite=overwrite, write=write)
     files = [path.stat().st_size for path in out.glob("*.safetensors")]
     click.echo(f"{out}: {sum(files):,} bytes of weights in {len(files)} file(s)")
@@ -111,7 +111,7 @@ def export(
 
 
 def _write_merged(
-    source: Source, hook: Any, trusted: bool, directory: Path, max_shard_size: int, dtype: torch.dtype | None
+    source: Source, trusted: bool, directory: Path, max_shard_size: int, dtype: torch.dtype | None
 ) -> None:
     """Write the base model with the adapter in its weights."""
     from arctic_huggingface.adapters import ADAPTER_CONFIG, NOTE, merge
@@ -119,7 +119,7 @@ def _write_merged(
     from arctic_huggingface.model_files import write_configuration
     from arctic_huggingface.shards import ShardFiles, ShardWriter
 
-    model = merge(source, hook, trusted=trusted)
+    model = merge(source, trusted=trusted)
     layout = Layout.of(model)
     _refuse_full(directory, sum(parameter.nbytes for parameter in model.parameters()))
     writer = ShardWriter(model, layout, ShardFiles(directory, max_shard_size), dtype)

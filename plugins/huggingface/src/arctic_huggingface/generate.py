@@ -154,7 +154,6 @@ def _load(folder: Path) -> tuple[Any, Any]:
     from transformers.utils import logging
 
     from arctic_huggingface.adapters import ADAPTER_CONFIG, merged_model
-    from arctic_training.plugins import create_plugin_manager
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -166,7 +165,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     trusted = getattr(click.get_current_context().obj, "trust", False)
     with found(f"model {str(folder)!r}", refused, "give the folder of a whole model"):
         if (folder / ADAPTER_CONFIG).is_file():
-            model = merged_model(folder, create_plugin_manager().hook, trusted=trusted)
+            model = merged_model(folder, trusted=trusted)
         else:
             with no_pickles(str(folder), folder, refused):
                 model = AutoModelForCausalLM.from_pretrained(

@@ -18,6 +18,7 @@ from arctic_huggingface.hub import (
     weights_are_pickles,
 )
 from arctic_huggingface.overrides import overridden, unknown_overrides
+from arctic_huggingface.quantization import quantized
 from arctic_training.config import key
 from arctic_training.model import ModelConfig, ModelFactory
 
@@ -55,6 +56,10 @@ class HFModelConfig(ModelConfig):
     pad_vocabulary_to_multiple_of: int = key(
         1, ge=1, doc="Rows of the embeddings are rounded up to a multiple of it; 64 suits accelerators."
     )
+    quantization: Literal["4bit"] | None = key(
+        None,
+        doc="4bit keeps the frozen weights beside an adapter in 4 bits, by bitsandbytes (QLoRA, arXiv:2305.14314).",
+    )
     revision: str | None = key(None, doc="Branch, tag or commit on the hub.")
     trust_remote_code: bool = key(False, doc="Run the Python code that comes with the model.")
     peft_config: dict[str, Any] | None = key(
@@ -62,6 +67,13 @@ class HFModelConfig(ModelConfig):
         needs="arctic-plugin-peft",
         doc="Adapter to train beside the model, which stays as it is: {peft_type: Lora, ...keys of peft's class}.",
     )
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from super().check()
+        if self.quantization and not self.peft_config:
+            yield "quantization", "weights in 4 bits cannot be trained: it needs peft_config"
+        if self.quantization and self.init == "random":
+            yield "quantization", "has no effect on weights that are drawn at random"
 
 
 class HFModelFactory(ModelFactory):
@@ -145,6 +157,7 @@ class HFModelFactory(ModelFactory):
                 attn_implementation=self.config.attn_implementation,
                 output_loading_info=True,
                 use_safetensors=None if trusted else True,
+                **quantized(self.config, self.run, self.device),
                 **self._source(),
             )
         missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))

@@ -6,6 +6,8 @@ adapter changes of its base when it begins (PiSSA, OLoRA) need not be kept eithe
 
 from __future__ import annotations
 
+import copy
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from arctic_huggingface.hub import refusal
 from arctic_peft import targets
 from arctic_peft.section import KEY, adapted_sections, kind_and_keys
 from arctic_training.adapters import Adapter, fingerprint, set_adapter
+from arctic_training.recipe import dotted
 
 if TYPE_CHECKING:
     import torch
@@ -65,19 +68,15 @@ def adapted(model: torch.nn.Module, section: Any, run: Any) -> PeftModel:
     path = next((path for path, other in adapted_sections(run.config) if other is section), ("model",))
     _, keys = kind_and_keys(getattr(section, KEY))
     for where, message, remedy in targets.missing(keys, model):
-        raise refusal(run, _dotted((*path, KEY, *where)))(message, remedy)
+        raise refusal(run, dotted((*path, KEY, *where)))(message, remedy)
     peft_config = peft_config_of(section, path, run)
     peft_config.task_type = peft_config.task_type or _task_of(model)
-    anew = [
-        *(getattr(peft_config, "modules_to_save", None) or ()),
-        *(HEADS if peft_config.task_type == "SEQ_CLS" else ()),
-    ]
-    mark = fingerprint(model, anew, gather_params_ctx)
-    location = getattr(model, "name_or_path", None) or section.name_or_path
+    heads = HEADS if peft_config.task_type == "SEQ_CLS" else ()
+    mark = fingerprint(model, [*(getattr(peft_config, "modules_to_save", None) or ()), *heads], gather_params_ctx)
     with _explained((*path, KEY), run), _seeded(run):
         # Adapters have the precision of the model, and master weights of the engine like all that is trained.
         result = get_peft_model(model, peft_config, revision=_revision(section, model), autocast_adapter_dtype=False)
-    peft_config.base_model_name_or_path = location
+    peft_config.base_model_name_or_path = getattr(model, "name_or_path", None) or section.name_or_path
     set_adapter(
         result,
         Adapter(
@@ -91,7 +90,7 @@ def adapted(model: torch.nn.Module, section: Any, run: Any) -> PeftModel:
     )
     numbers = [(_size(parameter), parameter.requires_grad) for parameter in result.parameters()]
     whole, trained = sum(size for size, _ in numbers), sum(size for size, is_trained in numbers if is_trained)
-    run.say(f"{_dotted(path)}: {peft_config.peft_type.value}, {trained:,} of {whole:,} parameters trained "
+    run.say(f"{dotted(path)}: {peft_config.peft_type.value}, {trained:,} of {whole:,} parameters trained "
             f"({100 * trained / whole:.2f} %)")  # fmt: skip
     return result
 
@@ -117,9 +116,6 @@ def _revision(section: Any, model: Any) -> str | None:
 
 def _as_saved(peft_config: PeftConfig) -> dict[str, Any]:
     """The content of ``adapter_config.json``, as peft writes it for use after training."""
-    import copy
-    import json
-
     config = copy.copy(peft_config)
     config.inference_mode = True
     with tempfile.TemporaryDirectory() as folder:
@@ -162,11 +158,7 @@ def _explained(path: tuple, run: Any) -> Iterator[None]:
     except REFUSALS as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
-        raise refusal(run, _dotted(path))(f"peft refuses it: {reason}", "the log has the whole of it") from error
-
-
-def _dotted(path: tuple) -> str:
-    return ".".join(str(part) for part in path)
+        raise refusal(run, dotted(path))(f"peft refuses it: {reason}", "the log has the whole of it") from error
 
 
 def _size(parameter: Any) -> int:

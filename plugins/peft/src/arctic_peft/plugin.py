@@ -39,10 +39,3 @@ def arctic_build_model(model_config: Any, config: Any, run: Any) -> Generator[No
     from arctic_peft.building import adapted
 
     return adapted(model, config, run)
-
-
-@hookimpl
-def arctic_merge_adapter(model: Any, folder: str) -> Any:
-    from arctic_peft.merging import merged
-
-    return merged(model, folder)

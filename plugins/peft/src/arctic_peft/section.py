@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from arctic_peft.key_table import shipped
 from arctic_training.config import Config, KeyProblem, walk
 from arctic_training.human_numbers import parse_number
 from arctic_training.wording import described_value, found, nearest
 
 KEY = "peft_config"
+TABLE_FILE = Path(__file__).with_name("peft_keys.json")
 SHORTHANDS: dict[str, dict[str, Any]] = {
     "DORA": {"use_dora": True},
     "RSLORA": {"use_rslora": True},
@@ -26,6 +29,13 @@ UNFIT = {
 DATA_INITIALISED = ("corda", "eva", "lora_ga")
 """Ways to begin LoRA that look at rows of data first."""
 _TYPES = {"bool": "true or false", "int": "a whole number", "number": "a number", "text": "text", "null": "null"}
+
+
+@cache
+def shipped() -> dict[str, Any]:
+    """The kinds of adapters that peft knows, and the keys of each with their types in words; ``null`` in place of the
+    keys of those that learn virtual tokens."""
+    return json.loads(TABLE_FILE.read_text("utf-8"))
 
 
 def adapted_sections(config: Config) -> Iterator[tuple[tuple, Any]]:

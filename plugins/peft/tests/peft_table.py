@@ -1,8 +1,5 @@
-"""The kinds of adapters that peft knows and the keys of each, taken from peft itself: what recipes are checked against.
-
-A recipe is checked without importing peft, against the table that ships as ``peft_keys.json``; write it anew with
-``python -m arctic_peft.key_table``.
-"""
+"""The kinds of adapters that the peft that is installed knows, and the keys of each: the table that recipes are
+checked against. ``python plugins/peft/tests/peft_table.py`` writes it anew."""
 
 from __future__ import annotations
 
@@ -11,11 +8,10 @@ import json
 import sys
 import types
 import typing
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-TABLE_FILE = Path(__file__).with_name("peft_keys.json")
+from arctic_peft.section import TABLE_FILE
+
 WORDS = {bool: "bool", int: "int", float: "number", str: "text", type(None): "null"}
 NOT_ASKED = (
     "auto_mapping",
@@ -29,15 +25,8 @@ NOT_ASKED = (
 """Keys that peft or Arctic sets."""
 
 
-@cache
-def shipped() -> dict[str, Any]:
-    """The table that ships with this distribution: ``version``, and ``types``: the keys of each with their types in
-    words. Kinds that learn virtual tokens have ``null`` in place of keys."""
-    return json.loads(TABLE_FILE.read_text("utf-8"))
-
-
 def installed() -> dict[str, Any]:
-    """The same for the peft that is installed; imports it."""
+    """``version``, and ``types``: the keys of each with their types in words; none of virtual tokens."""
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
