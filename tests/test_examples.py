@@ -19,6 +19,7 @@ OPENINGS = {
 }
 ELSEWHERE = {
     "quickstart/recipe.yaml": "in full in a test of its own",
+    "lora/recipe.yaml": "after the quickstart, whose model it takes, in a test of its own",
     "third-party-plugin/recipe.yaml": "with the plugin installed by pip, in test_third_party_plugin",
     "noisy-embeddings/recipe.yaml": "in the example's own tests",
 }
@@ -50,6 +51,41 @@ def test_an_example_runs_by_the_command_it_opens_with(example, copied, tmp_path)
     losses = [record["loss"] for record in records if record["kind"] == "train"]
     assert len(losses) == 3
     assert all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_trained_beside_the_model_of_the_quickstart(copied, tmp_path):
+    whole, _ = ran(copied, tmp_path, "quickstart", "train_iters=2")
+    assert len(whole) == 2
+    model = "model.name_or_path=examples/quickstart/output/global_step_2"
+    losses, _ = ran(copied, tmp_path, "lora", "train_iters=2", model)
+    assert len(losses) == 2
+    assert (copied / "lora/output/global_step_2/adapter_model.safetensors").stat().st_size < 500_000
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_an_adapter_of_three_percent_comes_within_ten_percent_of_training_all(copied, tmp_path):
+    """The README of the peft plugin has the figures."""
+    ran(copied, tmp_path, "quickstart")
+    _, adapter = ran(copied, tmp_path, "lora")
+    said = (tmp_path / "lora/logs/rank-0.log").read_text()
+    assert float(re.search(r"parameters trained \((\S+) %\)", said)[1]) <= 3
+    _, whole = ran(copied, tmp_path, "lora", "model.peft_config=null", "optimizer.learning_rate=1e-3")
+    assert adapter[-1] <= 1.1 * whole[-1]
+    assert adapter[-1] < adapter[0]
+
+
+def ran(copied, tmp_path, example, *overrides):
+    """The losses of training and of evaluation of an example that was run in a copy."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("ARCTIC_")}
+    environment |= {"ARCTIC_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    recipe, run_dir = f"examples/{example}/recipe.yaml", tmp_path / example
+    command = [sys.executable, "-m", "arctic_cli", "run", recipe, *overrides, f"run_dir={run_dir}"]
+    done = subprocess.run(command, cwd=copied.parent, env=environment, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(text) for text in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return tuple([record["loss"] for record in records if record["kind"] == kind] for kind in ("train", "eval"))
 
 
 @pytest.mark.parametrize("example", sorted(OPENINGS))
