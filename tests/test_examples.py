@@ -69,7 +69,7 @@ def test_an_adapter_of_three_percent_comes_within_ten_percent_of_training_all(co
     """The README of the peft plugin has the figures."""
     ran(copied, tmp_path, "quickstart")
     _, adapter = ran(copied, tmp_path, "lora")
-    said = (tmp_path / "lora/logs/rank-0.log").read_text()
+    said = (tmp_path / "lora-0/logs/rank-0.log").read_text()
     assert float(re.search(r"parameters trained \((\S+) %\)", said)[1]) <= 3
     _, whole = ran(copied, tmp_path, "lora", "model.peft_config=null", "optimizer.learning_rate=1e-3")
     assert adapter[-1] <= 1.1 * whole[-1]
@@ -80,7 +80,7 @@ def ran(copied, tmp_path, example, *overrides):
     """The losses of training and of evaluation of an example that was run in a copy."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("ARCTIC_")}
     environment |= {"ARCTIC_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    recipe, run_dir = f"examples/{example}/recipe.yaml", tmp_path / example
+    recipe, run_dir = f"examples/{example}/recipe.yaml", tmp_path / f"{example}-{len(overrides)}"
     command = [sys.executable, "-m", "arctic_cli", "run", recipe, *overrides, f"run_dir={run_dir}"]
     done = subprocess.run(command, cwd=copied.parent, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr

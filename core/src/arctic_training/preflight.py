@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_training import distributed
-from arctic_training.config import default_value, walk
+from arctic_training.config import Config, KeyInfo, default_value, walk
 from arctic_training.errors import CheckpointError, RecipeError, UsageError
 from arctic_training.reporting import human_bytes
 from arctic_training.resolve import TRAINER_ATTRIBUTES, own_name
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def refuse_later_keys(config: TrainerConfig) -> None:
     """A key whose feature is not there yet may only hold its default."""
-    for path, info, value in walk(config):
+    for path, info, value in _all_keys(config):
         if info.later and value != default_value(info):
             raise RecipeError(
                 config.recipe.problem(
@@ -37,7 +38,7 @@ def refuse_later_keys(config: TrainerConfig) -> None:
 def refuse_keys_without_their_plugin(config: TrainerConfig) -> None:
     """A key that another plugin makes work may only hold its default where that plugin is not active."""
     active = {info.distribution for info in config.plugin_manager.plugins if info.status == "active"}
-    for path, info, value in walk(config):
+    for path, info, value in _all_keys(config):
         if info.needs and info.needs not in active and value != default_value(info):
             raise RecipeError(
                 config.recipe.problem(
@@ -47,6 +48,14 @@ def refuse_keys_without_their_plugin(config: TrainerConfig) -> None:
                     remedy=f"pip install {info.needs}",
                 )
             )
+
+
+def _all_keys(config: TrainerConfig) -> Iterator[tuple[tuple, KeyInfo, Any]]:
+    """The keys of a recipe and of the sections that plugins brought to it."""
+    yield from walk(config)
+    for name, section in config.sections.items():
+        if isinstance(section, Config):
+            yield from walk(section, (name,))
 
 
 def refuse_endless_streams(config: TrainerConfig) -> None:
