@@ -199,6 +199,7 @@ def test_every_hook_that_the_documentation_names_exists():
         "arctic_causal",
         "arctic_optimizers",
         "arctic_liger",
+        "arctic_peft",
         "arctic_focal",
         "arctic_neftune",
     )

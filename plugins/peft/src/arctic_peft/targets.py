@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 ALL_LINEAR = "all-linear"
 KEYS = ("target_modules", "feedforward_modules", "exclude_modules", "modules_to_save", "rank_pattern", "alpha_pattern")
-LAYER_KEYS = ("layers_to_transform",)
 
 
 def missing(keys: Mapping[str, Any], model: torch.nn.Module) -> Iterator[tuple[tuple, str, str]]:
@@ -34,10 +33,13 @@ def missing(keys: Mapping[str, Any], model: torch.nn.Module) -> Iterator[tuple[t
                 kind = "parameter" if key == "target_parameters" else "module"
                 yield (key, *path), f"{what} has no {kind} {given!r}", _hint(given, names, model)
     numbers = {int(part) for name in modules for part in name.split(".") if part.isdigit()}
-    for key in LAYER_KEYS:
-        for path, given in _each(keys.get(key)):
-            if given not in numbers:
-                yield (key, *path), f"{what} has no layer {given}", f"its layers are 0 to {max(numbers, default=0)}"
+    for path, given in _each(keys.get("layers_to_transform")):
+        if given not in numbers:
+            yield (
+                ("layers_to_transform", *path),
+                f"{what} has no layer {given}",
+                f"its layers are 0 to {max(numbers, default=0)}",
+            )
 
 
 def _each(value: Any) -> Iterable[tuple[tuple, Any]]:
