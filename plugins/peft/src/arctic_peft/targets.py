@@ -33,13 +33,10 @@ def missing(keys: Mapping[str, Any], model: torch.nn.Module) -> Iterator[tuple[t
                 kind = "parameter" if key == "target_parameters" else "module"
                 yield (key, *path), f"{what} has no {kind} {given!r}", _hint(given, names, model)
     numbers = {int(part) for name in modules for part in name.split(".") if part.isdigit()}
-    for path, given in _each(keys.get("layers_to_transform")):
+    last, key = max(numbers, default=0), "layers_to_transform"
+    for path, given in _each(keys.get(key)):
         if given not in numbers:
-            yield (
-                ("layers_to_transform", *path),
-                f"{what} has no layer {given}",
-                f"its layers are 0 to {max(numbers, default=0)}",
-            )
+            yield (key, *path), f"{what} has no layer {given}", f"its layers are 0 to {last}"
 
 
 def _each(value: Any) -> Iterable[tuple[tuple, Any]]:
