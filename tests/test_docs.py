@@ -192,17 +192,7 @@ def test_every_hook_has_a_heading_in_the_reference():
 
 def test_every_hook_that_the_documentation_names_exists():
     known = {*specifications_of(hookspecs), "arctic_training", "arctic_cli", "arctic_moe"}
-    plugins = (
-        "arctic_huggingface",
-        "arctic_deepspeed",
-        "arctic_sft",
-        "arctic_causal",
-        "arctic_optimizers",
-        "arctic_liger",
-        "arctic_peft",
-        "arctic_focal",
-        "arctic_neftune",
-    )
+    plugins = ("arctic_focal", "arctic_neftune", *(f"arctic_{path.name}" for path in (ROOT / "plugins").iterdir()))
     packages = (*plugins, "arctic_home", "arctic_plugin")
     for page in [*PAGES, *READMES]:
         for name in set(re.findall(r"\barctic_[a-z_]+[a-z]\b(?![*_])", page.read_text())):
