@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from arctic_training.documents import document_ids, label_log_probabilities, sums_by_document
+from arctic_training.documents import check_pairs, document_ids, label_log_probabilities, pairs_of, sums_by_document
+from arctic_training.errors import DataError
 
 PACKS = {
     "input_ids": torch.tensor([[5, 6, 7, 8, 9, 0], [1, 2, 3, 4, 0, 0]]),
@@ -29,6 +31,31 @@ def test_log_probabilities_are_those_of_the_labels_summed_over_each_document():
     expected = [table[0, 0, 6] + table[0, 1, 7], table[0, 3, 9], 0, table[1, 0, 2], table[1, 2, 4], 0]
     torch.testing.assert_close(sums.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
     assert sums_by_document(trained.int(), document_ids(PACKS)).tolist() == [2, 1, 0, 1, 1, 0]
+
+
+def test_pairs_are_two_documents_of_one_row_each_and_padding_is_left_over():
+    first, second = pairs_of(document_ids(PACKS))
+    assert (first.tolist(), second.tolist()) == ([0, 3], [1, 4])
+    assert check_pairs(PACKS) == 2
+    positions = torch.tensor([[0, 1, 0, 1, 0, 0], [0, 1, 2, 3, 0, 1]])
+    assert [part.tolist() for part in pairs_of(document_ids({**PACKS, "position_ids": positions}))] == [
+        [0, 2, 4],
+        [1, 3, 5],
+    ]
+
+
+def test_pairs_of_which_nothing_is_trained_do_not_count():
+    labels = PACKS["labels"].clone()
+    labels[1] = -100
+    assert check_pairs({**PACKS, "labels": labels}) == 1
+
+
+@pytest.mark.parametrize("untrained", [slice(0, 3), slice(3, 5)])
+def test_rows_with_one_answer_are_no_pairs(untrained):
+    labels = PACKS["labels"].clone()
+    labels[0, untrained] = -100
+    with pytest.raises(DataError, match="no pair of answers"):
+        check_pairs({**PACKS, "labels": labels})
 
 
 def test_other_columns_of_rows_reach_the_loss_and_not_the_model():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from arctic_training.errors import DataError
 from arctic_training.loss import IGNORE_INDEX
 from arctic_training.token_rows import POSITIONS
 
@@ -50,6 +51,48 @@ def sums_by_document(values_BL: torch.Tensor, documents_BL: torch.Tensor) -> tor
     number = int(documents_BL[-1, -1]) + 1
     sums = torch.zeros(number, dtype=values_BL.dtype, device=values_BL.device)
     return sums.index_add(0, documents_BL.flatten(), values_BL.flatten())
+
+
+def pairs_of(documents_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two documents of each pair, where rows hold a first and a second one in turn.
+
+    Args:
+        documents_BL: what ``document_ids`` gave.
+
+    Returns:
+        The numbers of the first documents and those of the second, both int64 of shape (pairs,). What is left at the
+        end of a row is padding and belongs to no pair.
+    """
+    import torch
+
+    begins = documents_BL[:, 0]  # the number of each row's first document
+    ends = torch.cat([begins[1:], documents_BL[-1, -1:] + 1])
+    rows = torch.repeat_interleave(torch.arange(len(begins), device=begins.device), ends - begins)
+    numbers = torch.arange(len(rows), device=begins.device)
+    firsts = numbers[((numbers - begins[rows]) % 2 == 0) & (numbers + 1 < ends[rows])]
+    return firsts, firsts + 1
+
+
+def check_pairs(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The number of pairs of which something is trained, a scalar.
+
+    Raises:
+        DataError: something is trained in one document of a pair and nothing in the other, or behind the pairs.
+    """
+    import torch.nn.functional as F
+
+    documents_BL = document_ids(batch)
+    trained_BL = F.pad(batch["labels"][:, 1:] != IGNORE_INDEX, (0, 1))
+    counts = sums_by_document(trained_BL.long(), documents_BL)
+    firsts, seconds = pairs_of(documents_BL)
+    used = counts[firsts] > 0
+    if not used.equal(counts[seconds] > 0) or counts[firsts].sum() + counts[seconds].sum() != counts.sum():
+        raise DataError(
+            "a row is no pair of answers: it needs two documents, told apart by position_ids that begin anew, and "
+            "labels in both",
+            remedy="let the data factory make tokens of the rows: remove `process: false`",
+        )
+    return used.sum()
 
 
 def label_log_probabilities(

@@ -42,12 +42,21 @@ class EncodedRows:
     Attributes:
         columns: ``input_ids``, ``labels`` and perhaps others by name, flat arrays of T numbers.
         lengths: tokens of each of the N rows.
-        refused: rows that cannot be used, in their order. A row is either refused or made into at least one row.
+        refused: rows that cannot be used, in their order. A row is refused, dropped or made into at least one row.
+        counts: what else is to be counted, by the names of ``Preparation``: ``rows dropped, WHY`` of rows left out as
+            the recipe asks, other names of what was done to rows that are used.
     """
 
     columns: Mapping[str, np.ndarray]
     lengths: np.ndarray
     refused: list[BadRow] = attrs.field(factory=list)
+    counts: Mapping[str, int] = attrs.field(factory=dict)
+
+    @property
+    def num_left_out(self) -> int:
+        """Rows that were read and made into nothing: refused or dropped."""
+        dropped = sum(number for name, number in self.counts.items() if name.startswith("rows dropped"))
+        return len(self.refused) + dropped
 
 
 class Encoder(Protocol):

@@ -36,7 +36,9 @@ def stream_of(factory: TokenDataFactory) -> StreamLoader:
         for part, number in zip(parts, numbers, strict=True):
             account.num_rows = max(account.counts.get("rows read", 0) + number, LEAST_ROWS)
             account.read(number, part.refused)
-            if made := len(part.lengths) + len(part.refused) - number:
+            for name, counted in part.counts.items():
+                account.count(name, counted)
+            if made := len(part.lengths) + part.num_left_out - number:
                 account.count("rows made from several turns", made)
         rows = joined_in_memory([TokenRows(part.columns, part.lengths) for part in parts])
         planned = factory.plan(rows)

@@ -215,7 +215,9 @@ class TokenDataFactory(DataFactory):
         made: list[TokenRows] = []
         for number, encoded in encode_batches(dataset, encoder, self.config.num_proc):
             self.preparation.read(number, encoded.refused)
-            used = number - len(encoded.refused)
+            for name, counted in encoded.counts.items():
+                self.count(name, counted)
+            used = number - encoded.num_left_out
             if len(encoded.lengths) != used:
                 self.count("rows made from several turns", len(encoded.lengths) - used)
             if writer is not None:

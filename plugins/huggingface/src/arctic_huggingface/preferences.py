@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from arctic_huggingface.chat.messages import REASONING_KEYS
 from arctic_huggingface.chats import (
     LISTS,
     PAIRS,
@@ -14,6 +15,7 @@ from arctic_huggingface.chats import (
     with_columns,
 )
 from arctic_huggingface.faults import (
+    EMPTY_ANSWER,
     EQUAL_ANSWERS,
     MISSING_COLUMN,
     MISSING_TEXT,
@@ -157,3 +159,17 @@ def _check_pair(chosen: list[Message], rejected: list[Message]) -> None:
         raise Fault(
             f"holds two chats of different prompts: they differ in message {shared}", OTHER_PROMPT, "correct the row"
         )
+    for column, chat in (("chosen", chosen), ("rejected", rejected)):
+        if any(_is_empty(message) for message in chat[shared:]):
+            raise Fault(f"holds an empty answer in {column!r}", EMPTY_ANSWER, "remove the row")
+
+
+def shared_messages(chosen: list[Message], rejected: list[Message]) -> int:
+    """The number of messages with which both chats of a pair begin: their prompt."""
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    return next(number for number, (one, other) in pairs if one != other)
+
+
+def _is_empty(message: Message) -> bool:
+    says = [message["content"], *(message.get(name) for name in ("tool_calls", *REASONING_KEYS))]
+    return message["role"] == "assistant" and not any(part.strip() if isinstance(part, str) else part for part in says)
