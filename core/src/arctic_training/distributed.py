@@ -162,6 +162,25 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def rows_of_ranks(rows: torch.Tensor) -> list[torch.Tensor]:
+    """The tensor of every rank, in the order of ranks, where each may have another number of rows (first dimension).
+
+    Args:
+        rows: on this rank's device, of the same type and shape of a row on every rank; no gradient goes through.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [rows]
+    counts = [int(count) for count in gather_objects(len(rows))]
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(gathered, padded)
+    return [of_rank[:count] for of_rank, count in zip(gathered, counts, strict=True)]
+
+
 def from_first_rank(value: Any) -> Any:
     """Rank 0's value, on every rank."""
     import torch.distributed as dist
