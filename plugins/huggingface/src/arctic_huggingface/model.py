@@ -81,6 +81,10 @@ class HFModelFactory(ModelFactory):
 
     name: ClassVar[str] = "huggingface"
     config: HFModelConfig
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    """The class of transformers that builds the model."""
+    new_weights: ClassVar[tuple[str, ...]] = ()
+    """How names of weights begin that may be missing where the others are pretrained, and are then random."""
 
     def create_config(self) -> PretrainedConfig:
         """The architecture's configuration, with ``hf_config_kwargs`` applied.
@@ -139,8 +143,6 @@ class HFModelFactory(ModelFactory):
         self.run.say(f"model: {cannot}, so all of them are kept")
 
     def _pretrained(self, config: PretrainedConfig) -> PreTrainedModel:
-        from transformers import AutoModelForCausalLM
-
         trusted = self.run.config.trusted
         if str(getattr(config, "transformers_weights", None) or "").endswith(".bin") and not trusted:
             raise weights_are_pickles(self.config.name_or_path, self._refusal(WHERE))
@@ -150,7 +152,7 @@ class HFModelFactory(ModelFactory):
             self._explaining_attention(),
             progress_bars(self.run),
         ):
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = self._auto_class().from_pretrained(
                 self._location(),
                 config=config,
                 dtype=self.config.torch_dtype,
@@ -161,7 +163,10 @@ class HFModelFactory(ModelFactory):
                 **self._source(),
             )
         missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))
-        if missing:
+        new = [name for name in missing if name.startswith(self.new_weights)] if self.new_weights else []
+        if new:
+            self.run.say(f"model: {self.config.name_or_path!r} has no weights for {_some(new)}, which begin at random")
+        if missing := [name for name in missing if name not in new]:
             raise self._refusal(WHERE)(
                 f"{self.config.name_or_path!r} has no weights for {_some(missing)} of {type(model).__name__}",
                 NO_WEIGHTS,
@@ -175,14 +180,13 @@ class HFModelFactory(ModelFactory):
 
     def _random(self, config: PretrainedConfig) -> PreTrainedModel:
         import torch
-        from transformers import AutoModelForCausalLM
 
         seed = self.run.config.seed
         devices = [self.device] if self.device.type != "cpu" else []
         with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
             torch.manual_seed(seed)
             with self._found(), self._explaining_attention():
-                model = AutoModelForCausalLM.from_config(
+                model = self._auto_class().from_config(
                     config,
                     dtype=self.config.torch_dtype,
                     attn_implementation=self.config.attn_implementation,
@@ -190,6 +194,11 @@ class HFModelFactory(ModelFactory):
                 )
         self.run.say(f"model: {type(model).__name__} with random weights (model.init: random, seed {seed})")
         return model
+
+    def _auto_class(self) -> Any:
+        import transformers
+
+        return getattr(transformers, self.auto_class)
 
     def _refusal(self, key: str) -> Refusal:
         """Makes errors about a key of this section, which need not be the one called ``model``."""

@@ -21,6 +21,7 @@ def arctic_register_components(components: Components) -> None:
     components.data_source("huggingface_instruct", "arctic_huggingface.source:HFInstructDataSource")
     components.data_source("huggingface_preference", "arctic_huggingface.task_sources:HFPreferenceDataSource")
     components.data_source("huggingface_labelled", "arctic_huggingface.task_sources:HFLabelledDataSource")
+    components.data_source("huggingface_pairs", "arctic_huggingface.task_sources:HFPairsDataSource")
     components.scheduler("huggingface", "arctic_huggingface.scheduler:HFSchedulerFactory")
     components.checkpoint("huggingface", "arctic_huggingface.checkpoint:HFCheckpointEngine")
 

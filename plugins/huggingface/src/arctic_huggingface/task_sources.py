@@ -1,4 +1,5 @@
-"""The data sources of other objectives than learning chats: preference pairs and labelled answers."""
+"""The data sources of other objectives than learning chats: preference pairs, labelled answers, texts that belong
+together."""
 
 from __future__ import annotations
 
@@ -8,11 +9,14 @@ from arctic_huggingface.chats import ChatReader
 from arctic_huggingface.preferences import PREFERENCE_COLUMNS, LabelledReader, PreferenceReader
 from arctic_huggingface.rows import Reader
 from arctic_huggingface.source import (
+    HFDataSource,
     HFInstructDataSource,
     HFInstructSourceConfig,
     HFMessagesDataSource,
     HFMessagesSourceConfig,
+    HFSourceConfig,
 )
+from arctic_huggingface.text_pairs import PAIR_COLUMNS, PairsReader
 from arctic_training.config import key
 
 
@@ -58,3 +62,25 @@ class HFLabelledDataSource(HFInstructDataSource):
         messages = self.message_reader(columnar=columnar)
         chats = ChatReader(messages, self.config.role_mapping, self.config.format, labelled=True)
         return LabelledReader(chats, self.config.label_column)
+
+
+class HFPairsSourceConfig(HFSourceConfig):
+    column_mapping: dict[str, str] = key(
+        factory=dict, doc="What the data set calls the columns query, positive and negatives: {query: question}."
+    )
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from super().check()
+        for name in self.column_mapping:
+            if name not in PAIR_COLUMNS:
+                yield "column_mapping", f"expected a name out of {', '.join(PAIR_COLUMNS)}, found {name!r}"
+
+
+class HFPairsDataSource(HFDataSource):
+    """Texts that belong together: rows with ``query``, ``positive`` and ``negatives``, a list."""
+
+    name = "huggingface_pairs"
+    config: HFPairsSourceConfig
+
+    def reader(self, *, columnar: bool) -> Reader:
+        return PairsReader(self.config.column_mapping)
