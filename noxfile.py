@@ -22,6 +22,7 @@ DISTRIBUTIONS = (
     "plugins/sft",
     "plugins/causal",
     "plugins/liger",
+    "plugins/embed",
     "plugins/optimizers",
     "plugins/peft",
 )
