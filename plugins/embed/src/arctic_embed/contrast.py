@@ -63,7 +63,7 @@ def contrast(
     same_text_RM = document_keys_M[own_R1] == document_keys_M
     equal_RM = (same_text_RM | (same_query_RN[:, row_of_M] & is_positive_M)).scatter(1, own_R1, False)
     equal_RN = (same_query_RN | same_text_RM[:, positives_N]).scatter(1, rows_R[:, None], False)
-    losses_R = embeddings_TD.new_zeros(len(rows))
+    losses_R, masks = embeddings_TD.new_zeros(len(rows)), config.mask_equal_texts
     figures = [(~equal_RM).sum(1) - 1]
     for dim, (weight, _) in measured(config, queries_ND.shape[1]).items():
         queries, documents = (F.normalize(values[:, :dim], dim=-1) for values in (queries_ND, documents_MD))
@@ -72,15 +72,10 @@ def contrast(
         at_least_RM = ((scores_RM >= own) & ~equal_RM).scatter(1, own_R1, False)
         ranks_R = 1 + at_least_RM.sum(1)  # a tie counts against the model, or one embedding for all would be perfect
         figures += [*((ranks_R <= cutoff) for cutoff in CUTOFFS), 1 / ranks_R]
-        if not weight:
-            continue
-        terms_R = _without(scores_RM, equal_RM, config).logsumexp(1) - own[:, 0]
+        terms_R = scores_RM.masked_fill(equal_RM & masks, -torch.inf).logsumexp(1) - own[:, 0]
         if config.symmetric:
             scores_RN = documents[own_R1[:, 0]] @ queries.T / config.temperature
-            terms_R = (terms_R + _without(scores_RN, equal_RN, config).logsumexp(1) - own[:, 0]) / 2
+            others_R = scores_RN.masked_fill(equal_RN & masks, -torch.inf).logsumexp(1) - own[:, 0]
+            terms_R = (terms_R + others_R) / 2
         losses_R = losses_R + weight * terms_R
     return torch.stack([losses_R, *(figure.to(losses_R.dtype) for figure in figures)], 1)
-
-
-def _without(scores: torch.Tensor, equal: torch.Tensor, config: EmbedTrainerConfig) -> torch.Tensor:
-    return scores.masked_fill(equal, float("-inf")) if config.mask_equal_texts else scores

@@ -7,7 +7,6 @@ Shapes: T texts of a micro-batch, L tokens of the longest, padded.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -29,10 +28,7 @@ class EmbedDataConfig(TokenDataConfig):
         "truncate_right", doc="What becomes of a text longer than max_length: it loses its end, or is an error."
     )
     div_length: int = key(
-        8,
-        ge=1,
-        affects_rows=False,
-        doc="Texts are padded to a multiple of this number of tokens, never past max_length.",
+        8, ge=1, affects_rows=False, doc="Texts are padded to a multiple of so many tokens, never past max_length."
     )
     query_prefix: str = key("", doc="What stands before each query, such as an instruction.")
     document_prefix: str = key("", doc="What stands before each positive and negative text.")
@@ -46,10 +42,7 @@ class EmbedDataConfig(TokenDataConfig):
         if not all(source.process for source in [*self.sources, *self.eval_sources]):
             yield "sources", "rows of tokens do not tell where a text ends: leave out process: false"
 
-    @property
-    def over_long_policy(self) -> None:  # type: ignore[override]
-        """No row is too long: its texts are."""
-        return
+    over_long_policy = None  # type: ignore[assignment]  # no row is too long: its texts are
 
 
 class EmbedDataFactory(TokenDataFactory):
@@ -58,9 +51,6 @@ class EmbedDataFactory(TokenDataFactory):
     name = "embed"
     config: EmbedDataConfig
     default_source = "huggingface_pairs"
-
-    def draws(self) -> bool:  # said once more here, since a class speaks for itself alone
-        return super().draws()
 
     def encoder(self) -> Encoder:
         config, arguments = self.config, self.run.config.tokenizer.tokenize_kwargs
@@ -76,13 +66,12 @@ class EmbedDataFactory(TokenDataFactory):
         import torch
 
         texts = [text for row in rows for text in texts_of(row)]
-        length = self._padded_length(max(len(ids) for _, ids, _ in texts))
+        numbers, keys = ([text[place] for text in texts] for place in (0, 3))
+        length = self._padded_length(max(len(ids) for _, ids, *_ in texts))
         fill = {"input_ids": self._pad_id(), "labels": IGNORE_INDEX, "attention_mask": 0}
         batch: dict[str, Any] = {name: torch.full((len(texts), length), value) for name, value in fill.items()}
-        for line, (_, ids, labels) in enumerate(texts):
+        for line, (_, ids, labels, _) in enumerate(texts):
             batch["input_ids"][line, : len(ids)] = torch.from_numpy(ids)
             batch["labels"][line, : len(ids)] = torch.from_numpy(labels)
             batch["attention_mask"][line, : len(ids)] = 1
-        hashes = [hashlib.blake2b(ids.tobytes(), digest_size=8).digest() for _, ids, _ in texts]
-        keys = torch.tensor([int.from_bytes(value, "little", signed=True) for value in hashes])
-        return {**batch, OTHER_COLUMNS: {TEXTS: torch.tensor([number for number, _, _ in texts]), KEYS: keys}}
+        return {**batch, OTHER_COLUMNS: {TEXTS: torch.tensor(numbers), KEYS: torch.tensor(keys)}}

@@ -19,9 +19,7 @@ Pooling = Literal["mean", "cls", "last"]
 
 class EmbedModelConfig(HFModelConfig):
     pooling: Pooling = key(
-        "mean",
-        doc="What of the last hidden states is the embedding: their mean over all tokens of a text, that of the first "
-        "token (cls) or of the last.",
+        "mean", doc="What is the embedding: the mean of a text's last hidden states, the first (cls) or the last."
     )
 
 

@@ -50,7 +50,7 @@ class EmbedTrainerConfig(TrainerConfig):
 
 
 class EmbedTrainer(Trainer):
-    """Trains an encoder so that a query is more similar to its positive text than to all other documents of the step.
+    """Trains an encoder so that a query is more like its positive text than all other documents of the step.
 
     The unit of the loss is a row: a query with its positive text.
     """
@@ -73,8 +73,8 @@ class EmbedTrainer(Trainer):
         """
         width = self.model_unwrapped.config.hidden_size
         if any(dim > width for dim in self.config.matryoshka_dims):
-            refused = refusal(self.run, "matryoshka_dims")
-            raise refused(f"the embeddings of this model have {width} units", f"name numbers up to {width}")
+            message = f"the embeddings of this model have {width} units"
+            raise refusal(self.run, "matryoshka_dims")(message, f"name numbers up to {width}")
         self.cache = GradientCache(self, self.embed, self.measure, figure_names(self.config, width))
 
     def embed(self, batch: MicroBatch) -> torch.Tensor:
@@ -92,10 +92,8 @@ class EmbedTrainer(Trainer):
         numbers, keys = columns[TEXTS], columns[KEYS]
         if len(keys[numbers > 1].unique()) == 1:
             raise DataError(
-                f"the {int((numbers == 1).sum())} row(s) of a step or an evaluation hold one document between them, so "
-                "no query has a negative",
-                remedy="raise micro_batch_size or gradient_accumulation_steps, or give rows negatives; where the last "
-                "step of an epoch is left with one row, use one row less",
+                f"the {int((numbers == 1).sum())} row(s) of a step or evaluation hold one document between them",
+                remedy="raise micro_batch_size, give rows negatives, or leave no last step of one row: add or drop one",
             )
         return contrast(embeddings_TD, numbers, keys, rows, self.config)
 

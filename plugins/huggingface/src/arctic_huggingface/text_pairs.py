@@ -148,13 +148,17 @@ class PairEncoder:
         return ids[: self.max_length - self.kept_at_end] + ids[len(ids) - self.kept_at_end :]
 
 
-def texts_of(row: Mapping[str, Any]) -> Iterator[tuple[int, Any, Any]]:
-    """Number, ids and labels of each text of a row."""
+def texts_of(row: Mapping[str, Any]) -> Iterator[tuple[int, Any, Any, int]]:
+    """Number, ids and labels of each text of an encoded row, and a key of 64 bits that tells equal texts."""
+    import hashlib
+
     import numpy as np
 
     begins = np.flatnonzero(np.diff(row[TEXTS], prepend=0))
     for begin, end in zip(begins, [*begins[1:], len(row[TEXTS])], strict=True):
-        yield int(row[TEXTS][begin]), row["input_ids"][begin:end], row["labels"][begin:end]
+        ids = row["input_ids"][begin:end]
+        digest = hashlib.blake2b(ids.tobytes(), digest_size=8).digest()
+        yield int(row[TEXTS][begin]), ids, row["labels"][begin:end], int.from_bytes(digest, "little", signed=True)
 
 
 def _filled(value: Any, place: str) -> str:
