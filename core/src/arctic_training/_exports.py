@@ -83,6 +83,7 @@ KNOWN_COMPONENTS: dict[tuple[str, str], str] = {
     ("data", "embed"): "arctic-plugin-embed",
     ("data_source", "huggingface"): "arctic-plugin-huggingface",
     ("data_source", "huggingface_instruct"): "arctic-plugin-huggingface",
+    ("data_source", "huggingface_pairs"): "arctic-plugin-huggingface",
     ("data_source", "huggingface_causal"): "arctic-plugin-causal",
     ("model", "huggingface"): "arctic-plugin-huggingface",
     ("model", "embed"): "arctic-plugin-embed",

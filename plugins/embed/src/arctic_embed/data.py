@@ -24,7 +24,7 @@ class EmbedDataConfig(TokenDataConfig):
     max_length: int | None = key(
         None, ge=1, doc="Longest text in tokens; the model's max_position_embeddings when not given."
     )
-    over_long: Literal["truncate_right", "error"] = key(  # type: ignore[assignment]
+    over_long: Literal["truncate_right", "error"] = key(
         "truncate_right", doc="What becomes of a text longer than max_length: it loses its end, or is an error."
     )
     div_length: int = key(
@@ -42,7 +42,7 @@ class EmbedDataConfig(TokenDataConfig):
         if not all(source.process for source in [*self.sources, *self.eval_sources]):
             yield "sources", "rows of tokens do not tell where a text ends: leave out process: false"
 
-    over_long_policy = None  # type: ignore[assignment]  # no row is too long: its texts are
+    over_long_policy = None  # no row is too long: its texts are
 
 
 class EmbedDataFactory(TokenDataFactory):

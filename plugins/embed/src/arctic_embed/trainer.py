@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from arctic_embed.contrast import contrast, figure_names
-from arctic_embed.data import KEYS, TEXTS, EmbedDataFactory
+from arctic_embed.data import KEYS, EmbedDataFactory
 from arctic_embed.model import EmbedModelFactory, pooled
 from arctic_huggingface.hub import refusal
+from arctic_huggingface.text_pairs import TEXTS
 from arctic_huggingface.tokenizer import HFTokenizerFactory
 from arctic_training.checkpoint import CheckpointEngine
 from arctic_training.config import key
@@ -81,7 +82,7 @@ class EmbedTrainer(Trainer):
         """The embedding of each text, not normalised, in fp32 and of shape (T, D)."""
         mask_TL = batch["attention_mask"]
         hidden_TLD = self.model(input_ids=batch["input_ids"], attention_mask=mask_TL).last_hidden_state
-        return pooled(hidden_TLD, mask_TL, self.config.model.pooling)
+        return pooled(hidden_TLD, mask_TL, getattr(self.config.model, "pooling", "mean"))
 
     def measure(self, embeddings_TD: torch.Tensor, columns: Mapping[str, torch.Tensor], rows: range) -> torch.Tensor:
         """Loss and figures of some rows against the texts of all.
