@@ -14,18 +14,8 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
-DISTRIBUTIONS = (
-    "core",
-    "arctic_cli",
-    "plugins/huggingface",
-    "plugins/deepspeed",
-    "plugins/sft",
-    "plugins/causal",
-    "plugins/liger",
-    "plugins/embed",
-    "plugins/optimizers",
-    "plugins/peft",
-)
+PLUGINS = sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("plugins/*/pyproject.toml"))
+DISTRIBUTIONS = ("core", "arctic_cli", *PLUGINS)
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
 EVERY_TEST = "not gpu and not peers and not long"
 PEERS = {"trl": ("-c", "constraints.txt", "trl==1.16.*"), "arctictraining": ("arctic-training==0.8.*",)}
