@@ -39,6 +39,9 @@ def found_elsewhere(sections: _Chooser, trainer_config: type[Config], path: tupl
     if not places and not own:  # below the top, a key that is nearly another section's is rarely meant
         known = {near: (*place, near) for place, names in reversed(keys.items()) for near in names}
         places = [known[near] for near in difflib.get_close_matches(name, known, n=1, cutoff=0.8)]
+    # A section inside one that has the key too is not what was meant: optimizer, not optimizer.groups.0.
+    outer = {place[:-1] for place in places}
+    places = [place for place in places if not any(place[:end] in outer for end in range(1, len(place) - 1))]
     if not places or len(places) > (1 if own else MOST_PLACES):
         return ""
     return f"did you mean {' or '.join(repr(dotted(place)) for place in places)}?"
