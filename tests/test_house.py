@@ -46,8 +46,11 @@ HEAVY = {
     "torch",
     "transformers",
 }
-# A network of layers cannot be declared without torch; the kit names this one as text and imports it when it is built.
-IMPORTED_WITH_TORCH = {ROOT / "core/src/arctic_training/testing/tiny_model.py"}
+# Neither a network of layers nor an optimizer can be declared without torch; these are imported when they are built.
+IMPORTED_WITH_TORCH = {
+    ROOT / "core/src/arctic_training/testing/tiny_model.py",
+    ROOT / "plugins/optimizers/src/arctic_optimizers/muon_step.py",
+}
 LONGEST_FILE = 500
 
 

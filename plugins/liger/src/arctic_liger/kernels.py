@@ -73,6 +73,6 @@ def _library() -> Any:
         from liger_kernel.transformers import monkey_patch
     except ImportError as error:
         raise PluginError(
-            f"liger-kernel cannot be imported: {error}", remedy="pip install liger-kernel, which needs Triton"
+            f"liger-kernel cannot be imported: {error}", remedy="pip install 'arctic-plugin-liger[kernels]'"
         ) from error
     return monkey_patch
