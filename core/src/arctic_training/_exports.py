@@ -40,6 +40,8 @@ EXPORTS: dict[str, dict[str, str]] = {
         "CausalDataFactory": "arctic_causal.data:CausalDataFactory",
         "CausalTrainer": "arctic_causal.trainer:CausalTrainer",
         "EmbedTrainer": "arctic_embed.trainer:EmbedTrainer",
+        "DPODataFactory": "arctic_dpo.data:DPODataFactory",
+        "DPOTrainer": "arctic_dpo.trainer:DPOTrainer",
         "SFTDataFactory": "arctic_sft.data:SFTDataFactory",
         "SFTTrainer": "arctic_sft.trainer:SFTTrainer",
     },
@@ -48,12 +50,14 @@ EXPORTS: dict[str, dict[str, str]] = {
     "arctic_training.data": {
         "CausalDataFactory": "arctic_causal.data:CausalDataFactory",
         "HFCausalDataSource": "arctic_causal.source:HFCausalDataSource",
+        "DPODataFactory": "arctic_dpo.data:DPODataFactory",
         "SFTDataFactory": "arctic_sft.data:SFTDataFactory",
         "HFDataSource": "arctic_huggingface.source:HFDataSource",
         "HFInstructDataSource": "arctic_huggingface.source:HFInstructDataSource",
     },
     "arctic_training.trainer": {
         "CausalTrainer": "arctic_causal.trainer:CausalTrainer",
+        "DPOTrainer": "arctic_dpo.trainer:DPOTrainer",
         "SFTTrainer": "arctic_sft.trainer:SFTTrainer",
     },
     "arctic_training.checkpoint": {
@@ -67,6 +71,7 @@ DISTRIBUTIONS = {
     "arctic_sft": "arctic-plugin-sft",
     "arctic_causal": "arctic-plugin-causal",
     "arctic_embed": "arctic-plugin-embed",
+    "arctic_dpo": "arctic-plugin-dpo",
     "arctic_deepspeed": "arctic-plugin-deepspeed",
     "arctic_liger": "arctic-plugin-liger",
     "arctic_peft": "arctic-plugin-peft",

@@ -8,7 +8,7 @@ Shapes: B rows, L tokens of a row, D documents of the micro-batch, V words.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arctic_training.errors import DataError
 from arctic_training.loss import IGNORE_INDEX
@@ -73,18 +73,35 @@ def pairs_of(documents_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return firsts, firsts + 1
 
 
+class Pairs(NamedTuple):
+    """A number for each of the two documents of each pair, both of shape (pairs,)."""
+
+    first: torch.Tensor
+    second: torch.Tensor
+
+    @classmethod
+    def of(cls, values_D: torch.Tensor, batch: dict[str, torch.Tensor]) -> Pairs:
+        """Those of all documents of a micro-batch, by pairs."""
+        firsts, seconds = pairs_of(document_ids(batch))
+        return cls(values_D[firsts], values_D[seconds])
+
+    def minus(self, other: Pairs) -> Pairs:
+        """The differences."""
+        return Pairs(self.first - other.first, self.second - other.second)
+
+    def over(self, lengths: Pairs) -> Pairs:
+        """What there is for each token, of documents of these lengths; 0 where there is none."""
+        return Pairs(self.first / lengths.first.clamp(min=1), self.second / lengths.second.clamp(min=1))
+
+
 def check_pairs(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The number of pairs of which something is trained, a scalar.
 
     Raises:
         DataError: something is trained in one document of a pair and nothing in the other, or behind the pairs.
     """
-    import torch.nn.functional as F
-
-    documents_BL = document_ids(batch)
-    trained_BL = F.pad(batch["labels"][:, 1:] != IGNORE_INDEX, (0, 1))
-    counts = sums_by_document(trained_BL.long(), documents_BL)
-    firsts, seconds = pairs_of(documents_BL)
+    counts = trained_of_documents(batch)
+    firsts, seconds = pairs_of(document_ids(batch))
     used = counts[firsts] > 0
     if not used.equal(counts[seconds] > 0) or counts[firsts].sum() + counts[seconds].sum() != counts.sum():
         raise DataError(
@@ -115,6 +132,25 @@ def label_log_probabilities(
         logits_BLV.float().flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
     )
     return -losses.view_as(labels_BL), labels_BL != IGNORE_INDEX
+
+
+def document_log_probabilities(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """log p(labels | tokens before them) of each document, in nats, float64 of shape (D,): sums over a text are long.
+
+    Args:
+        model: gives ``logits`` of shape (B, L, V).
+        batch: ``input_ids`` and ``labels`` of shape (B, L), and what else the model takes.
+    """
+    log_p_BL, _ = label_log_probabilities(model(**inputs_of(batch), use_cache=False).logits, batch)
+    return sums_by_document(log_p_BL.double(), document_ids(batch))
+
+
+def trained_of_documents(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Trained tokens of each document, int64 of shape (D,)."""
+    import torch.nn.functional as F
+
+    trained_BL = F.pad(batch["labels"][:, 1:] != IGNORE_INDEX, (0, 1))
+    return sums_by_document(trained_BL.long(), document_ids(batch))
 
 
 def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
