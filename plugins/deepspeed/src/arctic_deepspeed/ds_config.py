@@ -22,6 +22,9 @@ MOST_BUCKET = 500 * 10**6
 """Elements in a bucket of gradients: below, each reduction is too small to be worth its latency; above, DeepSpeed's own
 limit."""
 
+TRAINING_ALONE = ("optimizer", "scheduler", "gradient_clipping", "data_efficiency", "curriculum_learning")
+"""Sections that mean nothing to a model without gradients."""
+
 
 @attrs.frozen
 class RunFacts:
@@ -116,6 +119,13 @@ def contradictions(section: Mapping[str, Any], facts: RunFacts) -> list[KeyProbl
     _settle_batch(config, facts, problems)
     _settle_precision(config, facts, problems)
     return problems
+
+
+def frozen(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration for a model that is only asked, made of that of the model that is trained beside it."""
+    kept = {name: copy.deepcopy(value) for name, value in config.items() if name not in TRAINING_ALONE}
+    kept["zero_optimization"].pop("offload_optimizer", None)
+    return kept
 
 
 def zero_stage(section: Mapping[str, Any]) -> int:

@@ -78,6 +78,17 @@ class DeepSpeedEngine(Engine):
         if self.stage == 0:
             self.masters.read_model()  # rank 0's weights have been sent to all
 
+    def place_frozen(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Under ZeRO-3 it is partitioned like the model that is trained, and every rank has to take part in asking."""
+        if self.stage < 3:
+            return super().place_frozen(model)
+        deepspeed = process.import_without_compiling()
+        with process.without_chatter():
+            engine = deepspeed.initialize(model=model, config=ds_config.frozen(self.ds_config))[0]
+        engine.eval()  # gives nothing back
+        frozen: torch.nn.Module = engine
+        return frozen
+
     def backward(self, loss: torch.Tensor) -> None:
         accumulation = self.ds_config["gradient_accumulation_steps"]
         self.num_micro_batches += 1
