@@ -151,7 +151,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def peers(session: nox.Session) -> None:
-    """Data preparation against other frameworks, each of which gets an environment of its own."""
+    """Losses and data preparation against other frameworks, each of which gets an environment of its own."""
     install_everything(session)
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     torch = next(line for line in constraints if line.startswith("torch=="))  # any other brings gigabytes of CUDA
@@ -162,6 +162,8 @@ def peers(session: nox.Session) -> None:
         session.run("python", "-m", "venv", str(folder))
         session.run(python, "-m", "pip", "install", "--quiet", torch, *requirements, external=True)
         options += [f"--{name}-python", python]
+        session.env[f"ARCTIC_{name.upper()}_PYTHON"] = python
+    session.run("python", "-m", "pytest", "-m", "peers", "tests")
     session.run("python", "tests/benchmarks/data_preparation.py", *options, *session.posargs)
 
 
