@@ -33,7 +33,8 @@ def key_parts(run: Run, split: str, sources: Sequence[SourceConfig]) -> dict[str
     loaded = [_source_parts(run, source) for source in sources]
     factory = run.component("data")
     code, hooks = source_hash(type(factory), _packages(run)), _hook_code(run)
-    if code is None or hooks is None or any(part is None for part in loaded):
+    more = factory.fingerprint_parts()
+    if code is None or hooks is None or more is None or any(part is None for part in loaded):
         return None
     parts = {
         "format": FORMAT,
@@ -42,7 +43,7 @@ def key_parts(run: Run, split: str, sources: Sequence[SourceConfig]) -> dict[str
         "options": _data_options(run.config.data, factory, split),
         "max_length": factory.config.max_length or run.model_max_length,
         "tokenizer": _fingerprint_parts(run.component("tokenizer"), run.trainer.tokenizer),
-        "factory": {"name": type(factory).__qualname__, "code": code, "plugin": _provider(run, factory.config)},
+        "factory": {"name": type(factory).__qualname__, "code": code, "plugin": _provider(run, factory.config), **more},
         "hooks": hooks,
     }
     return without_secrets(parts)  # they open a door and decide nothing behind it

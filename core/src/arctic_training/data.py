@@ -111,6 +111,11 @@ class DataFactory(Component):
         """
         return True
 
+    def fingerprint_parts(self) -> Mapping[str, Any] | None:
+        """What prepared rows depend on besides sources, keys of ``data``, tokenizer and code, JSON-able, by name; None
+        when that cannot be known beforehand, so that rows are prepared anew for each launch."""
+        return {}
+
     def load(self, split: str) -> list[Rows]:
         """The rows of each source of a split, sampled; through ``arctic_load_data``."""
         return [self._load_source(source, split) for source in self.preparation.sources]

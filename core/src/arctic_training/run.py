@@ -340,8 +340,8 @@ class Run:
 
     def frozen_model(self, section: ModelConfig) -> torch.nn.Module:
         """A model that is only asked and never trained, such as a reference or a teacher: built through the hooks of
-        the model stage, without gradients and dropout, placed as the engine places its own. Every rank calls it, when
-        the stages are built.
+        the model stage, without gradients and dropout. Every rank calls it when the stages are built, and the engine
+        places it as its own; whoever prepares data may call it before, and has it on the device.
 
         Args:
             section: a section of the recipe like ``model``.
@@ -351,7 +351,9 @@ class Run:
         ask = self.plugins.ask
         model_config = ask("arctic_build_model_config", object, config=section, run=self)
         model = ask("arctic_build_model", torch.nn.Module, model_config=model_config, config=section, run=self)
-        return self.trainer.engine.place_frozen(model.eval().requires_grad_(False))
+        model = model.eval().requires_grad_(False)
+        engine = getattr(self.trainer, "engine", None)
+        return model.to(self.device) if engine is None else engine.place_frozen(model)
 
     def make(self, section: ComponentConfig) -> Any:
         """A component of the class that a section selected."""

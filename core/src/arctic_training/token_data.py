@@ -119,7 +119,16 @@ class TokenDataFactory(DataFactory):
             DataError: too many cannot be used.
         """
         self.check_shape(dataset)
-        return self._encoded(dataset, self.encoder())
+        return self.with_more_columns(self._encoded(dataset, self.encoder()))
+
+    def with_more_columns(self, rows: TokenRows) -> TokenRows:
+        """The encoded rows of a source with columns that an encoder cannot know, such as what a model says of them.
+
+        Called once for each source, in the process that prepares; nothing by default. A stream does not go through it:
+        who overrides it refuses ``streaming`` where it does anything, and says in ``fingerprint_parts`` what else the
+        columns depend on.
+        """
+        return rows
 
     def mixed(self, parts: Sequence[Rows]) -> Rows:
         """The rows of all sources, one after the other; ``finish`` mixes what is left of them."""
