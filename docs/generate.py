@@ -27,7 +27,7 @@ from arctic_training.signatures import specifications_of
 from arctic_training.trainer_config import TrainerConfig
 
 FOLDER = Path(__file__).parent / "reference"
-PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers", "liger", "dpo")
+PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers", "liger", "dpo", "distill")
 """The plugins of this repository; others that happen to be installed are left out."""
 
 KINDS = {

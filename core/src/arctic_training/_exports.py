@@ -39,6 +39,7 @@ EXPORTS: dict[str, dict[str, str]] = {
         "HFTokenizerFactory": "arctic_huggingface.tokenizer:HFTokenizerFactory",
         "CausalDataFactory": "arctic_causal.data:CausalDataFactory",
         "CausalTrainer": "arctic_causal.trainer:CausalTrainer",
+        "DistillTrainer": "arctic_distill.trainer:DistillTrainer",
         "EmbedTrainer": "arctic_embed.trainer:EmbedTrainer",
         "DPODataFactory": "arctic_dpo.data:DPODataFactory",
         "DPOTrainer": "arctic_dpo.trainer:DPOTrainer",
@@ -70,6 +71,7 @@ DISTRIBUTIONS = {
     "arctic_huggingface": "arctic-plugin-huggingface",
     "arctic_sft": "arctic-plugin-sft",
     "arctic_causal": "arctic-plugin-causal",
+    "arctic_distill": "arctic-plugin-distill",
     "arctic_embed": "arctic-plugin-embed",
     "arctic_dpo": "arctic-plugin-dpo",
     "arctic_deepspeed": "arctic-plugin-deepspeed",
@@ -80,10 +82,12 @@ DISTRIBUTIONS = {
 KNOWN_COMPONENTS: dict[tuple[str, str], str] = {
     ("trainer", "sft"): "arctic-plugin-sft",
     ("trainer", "causal"): "arctic-plugin-causal",
+    ("trainer", "distill"): "arctic-plugin-distill",
     ("trainer", "dpo"): "arctic-plugin-dpo",
     ("trainer", "embed"): "arctic-plugin-embed",
     ("data", "sft"): "arctic-plugin-sft",
     ("data", "causal"): "arctic-plugin-causal",
+    ("data", "distill"): "arctic-plugin-distill",
     ("data", "dpo"): "arctic-plugin-dpo",
     ("data", "embed"): "arctic-plugin-embed",
     ("data_source", "huggingface"): "arctic-plugin-huggingface",
@@ -108,6 +112,7 @@ KNOWN_COMPONENTS: dict[tuple[str, str], str] = {
 """(kind, name) of components that a distribution of ours brings, to say so when it is not installed."""
 
 KNOWN_KEYS: dict[tuple[str, str], tuple[str, str]] = {
+    ("", "teacher"): ("distill", "arctic-plugin-distill"),
     ("", "ref_model"): ("dpo", "arctic-plugin-dpo"),
     ("", "beta"): ("dpo", "arctic-plugin-dpo"),
     ("", "label_smoothing"): ("dpo", "arctic-plugin-dpo"),
