@@ -20,6 +20,7 @@ OPENINGS = {
 ELSEWHERE = {
     "quickstart/recipe.yaml": "in full in a test of its own",
     "lora/recipe.yaml": "after the quickstart, whose model it takes, in a test of its own",
+    "distill/recipe.yaml": "after the quickstart, whose model is its teacher, in a test of its own",
     "third-party-plugin/recipe.yaml": "with the plugin installed by pip, in test_third_party_plugin",
     "noisy-embeddings/recipe.yaml": "in the example's own tests",
 }
@@ -74,6 +75,15 @@ def test_an_adapter_of_three_percent_comes_within_ten_percent_of_training_all(co
     _, whole = ran(copied, tmp_path, "lora", "model.peft_config=null", "optimizer.learning_rate=1e-3")
     assert adapter[-1] <= 1.1 * whole[-1]
     assert adapter[-1] < adapter[0]
+
+
+@pytest.mark.slow
+def test_a_student_learns_from_the_model_of_the_quickstart(copied, tmp_path):
+    ran(copied, tmp_path, "quickstart", "train_iters=2")
+    teacher = "teacher.name_or_path=examples/quickstart/output/global_step_2"
+    losses, _ = ran(copied, tmp_path, "distill", "train_iters=2", teacher)
+    assert len(losses) == 2
+    assert (copied / "distill/output/distilled/global_step_2/model.safetensors").is_file()
 
 
 def ran(copied, tmp_path, example, *overrides):
