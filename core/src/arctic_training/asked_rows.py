@@ -77,7 +77,8 @@ def _asked(rows: TokenRows, first: int, last: int, factory: TokenDataFactory, as
 
     lengths = rows.lengths[first:last]
     longest = min(int(lengths.max()), factory.max_length)
-    ids_BL, places_BL = np.zeros((last - first, longest), np.int64), np.zeros((last - first, longest), np.bool_)
+    ids_BL: np.ndarray = np.zeros((last - first, longest), np.int64)
+    places_BL: np.ndarray = np.zeros((last - first, longest), np.bool_)
     for number in range(first, last):
         row = rows[number]
         ids, labels = row["input_ids"][:longest], row["labels"][:longest]

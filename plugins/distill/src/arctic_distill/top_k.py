@@ -6,7 +6,7 @@ Shapes: B rows, L tokens, N trained tokens, V words, K words that are stored, O 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from arctic_distill.divergence import coarsened, tempered
 from arctic_huggingface.companions import fitting_architecture, num_words
@@ -16,6 +16,7 @@ from arctic_training.asked_rows import with_asked_columns
 if TYPE_CHECKING:
     import torch
 
+    from arctic_distill.trainer import DistillTrainerConfig
     from arctic_training.token_data import TokenDataFactory
     from arctic_training.token_rows import TokenRows
 
@@ -41,8 +42,8 @@ def with_top_k(rows: TokenRows, factory: TokenDataFactory) -> TokenRows:
     Raises:
         RecipeError: the student cannot learn from this teacher, or it has no more words than shall be stored.
     """
-    run = factory.run
-    teacher, temperature, k = run.config.teacher, run.config.temperature, run.config.top_k
+    run, recipe = factory.run, cast("DistillTrainerConfig", factory.run.config)
+    teacher, temperature, k = recipe.teacher, recipe.temperature, recipe.top_k
     known = [num_words(sizes) for sizes in (fitting_architecture(run, teacher), run.model_config)]
     words = min((number for number in known if number is not None), default=None)
     if words is not None and k >= words:

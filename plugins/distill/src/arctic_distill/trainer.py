@@ -63,21 +63,15 @@ class DistillTrainerConfig(TrainerConfig):
             yield "hidden_weight", "weighs nothing: give hidden_layers"
         if any(layer < 0 for pair in self.hidden_layers for layer in pair):
             yield "hidden_layers", "layers are counted from 0, the embeddings"
-        if not self.distillation_weight:
-            yield from self._check_without_divergence()
+        if not self.distillation_weight and not self.hidden_layers:
+            yield "distillation_weight", "is 0, so that nothing is learnt from the teacher: use the trainer sft"
+        for name in ("divergence", "temperature", "jensen_shannon_weight"):
+            if not self.distillation_weight and name in self.given:
+                yield name, "is of no use with distillation_weight: 0"
         if self.top_k and self.hidden_layers:
             yield "hidden_layers", "needs the teacher's hidden states, and data.teacher_top_k stores predictions alone"
         if self.loss.type not in ("", "cross_entropy"):
             yield "loss.type", "is of no use to the trainer distill, whose loss on labels is the cross entropy"
-
-    def _check_without_divergence(self) -> Iterator[tuple[str, str]]:
-        if not self.hidden_layers:
-            yield "distillation_weight", "is 0, so that nothing is learnt from the teacher: use the trainer sft"
-        for name in ("divergence", "temperature", "jensen_shannon_weight"):
-            if name in self.given:
-                yield name, "is of no use with distillation_weight: 0"
-        if self.top_k:
-            yield "distillation_weight", "is 0, so that what data.teacher_top_k stores is of no use"
 
     @property
     def top_k(self) -> int:

@@ -106,7 +106,7 @@ def identity(run: Run, section: ModelConfig) -> dict[str, Any] | None:
 
 
 def _refuse_other_words(run: Run, section: ModelConfig, who: str) -> None:
-    options = {name: getattr(section, name, None) for name in ("revision", "trust_remote_code")}
+    options: dict[str, Any] = {name: getattr(section, name, None) for name in ("revision", "trust_remote_code")}
     theirs_section = HFTokenizerConfig(name_or_path=section.name_or_path, **options)
     try:
         theirs = _vocabulary(HFTokenizerFactory(theirs_section, run).create_tokenizer())
