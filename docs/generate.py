@@ -28,6 +28,8 @@ from arctic_training.trainer_config import TrainerConfig
 
 FOLDER = Path(__file__).parent / "reference"
 PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers", "liger", "dpo", "distill")
+PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers", "liger")
+PLUGINS = ("sft", "causal", "dpo", "huggingface", "deepspeed")
 """The plugins of this repository; others that happen to be installed are left out."""
 
 KINDS = {
