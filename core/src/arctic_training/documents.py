@@ -8,6 +8,7 @@ Shapes: B rows, L tokens of a row, D documents of the micro-batch, V words.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arctic_training.errors import DataError
@@ -115,7 +116,7 @@ def check_pairs(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def label_log_probabilities(
     logits_BLV: torch.Tensor, batch: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p(label | tokens before it) of each trained token, in fp32, in nats.
+    """log p(label | tokens before it) of each trained token, in fp32 (float64 for logits in float64), in nats.
 
     Args:
         logits_BLV: what the model gives for ``input_ids``.
@@ -128,9 +129,8 @@ def label_log_probabilities(
     import torch.nn.functional as F
 
     labels_BL = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
-    losses = F.cross_entropy(
-        logits_BLV.float().flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-    )
+    logits = (logits_BLV if logits_BLV.dtype.itemsize > 4 else logits_BLV.float()).flatten(0, 1)
+    losses = F.cross_entropy(logits, labels_BL.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
     return -losses.view_as(labels_BL), labels_BL != IGNORE_INDEX
 
 
@@ -151,6 +151,31 @@ def trained_of_documents(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
     trained_BL = F.pad(batch["labels"][:, 1:] != IGNORE_INDEX, (0, 1))
     return sums_by_document(trained_BL.long(), document_ids(batch))
+
+
+def only_tokens(batch: Mapping[str, torch.Tensor], wanted_BL: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A micro-batch of some of the tokens: whole documents of each row, moved together.
+
+    Args:
+        batch: ``input_ids``, ``labels``, ``position_ids`` and what else has a value for each token.
+        wanted_BL: which tokens stay.
+
+    Returns:
+        The same entries, as wide as the longest row needs (one token at least). Behind what stays is padding: a
+        document of its own without labels, as in every micro-batch; other entries are 0 there. Synchronises once.
+    """
+    import torch
+
+    numbers_B = wanted_BL.sum(1)
+    length = max(1, int(numbers_B.max()))
+    order_BL = (~wanted_BL).to(torch.int8).argsort(dim=1, stable=True)[:, :length]
+    places_L = torch.arange(length, device=wanted_BL.device)
+    padding_BL = places_L >= numbers_B[:, None]
+    fill = {"labels": torch.tensor(IGNORE_INDEX), POSITIONS: places_L - numbers_B[:, None]}
+    return {
+        name: torch.where(padding_BL, fill.get(name, torch.zeros(())).to(values), values.gather(1, order_BL))
+        for name, values in batch.items()
+    }
 
 
 def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
