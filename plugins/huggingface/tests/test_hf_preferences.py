@@ -153,6 +153,7 @@ def test_the_label_may_stand_in_another_column_and_the_chat_in_mapped_ones(load)
         ({"messages": [ASK, FOUR], "label": 0.5}, faults.WRONG_TYPE),
         ({"messages": [ASK], "label": True}, faults.NO_ANSWER),
         ({"messages": [], "label": True}, faults.EMPTY_CHAT),
+        ({"messages": [ASK, {"role": "assistant", "content": " "}], "label": True}, faults.EMPTY_ANSWER),
     ],
 )
 def test_a_row_without_answer_or_label_is_refused(load, row, category):

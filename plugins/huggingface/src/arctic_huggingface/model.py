@@ -151,6 +151,7 @@ class HFModelFactory(ModelFactory):
             no_pickles(self.config.name_or_path, self._location(), self._refusal(WHERE)),
             self._explaining_attention(),
             progress_bars(self.run),
+            self._seeded(),
         ):
             model, report = self._auto_class().from_pretrained(
                 self._location(),
@@ -165,7 +166,10 @@ class HFModelFactory(ModelFactory):
         missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))
         new = [name for name in missing if name.startswith(self.new_weights)] if self.new_weights else []
         if new:
-            self.run.say(f"model: {self.config.name_or_path!r} has no weights for {_some(new)}, which begin at random")
+            self.run.say(
+                f"model: {self.config.name_or_path!r} has no weights for {_some(new)}, which begin at random, drawn with "
+                "the seed"
+            )
         if missing := [name for name in missing if name not in new]:
             raise self._refusal(WHERE)(
                 f"{self.config.name_or_path!r} has no weights for {_some(missing)} of {type(model).__name__}",
@@ -179,21 +183,26 @@ class HFModelFactory(ModelFactory):
         return model
 
     def _random(self, config: PretrainedConfig) -> PreTrainedModel:
-        import torch
-
         seed = self.run.config.seed
-        devices = [self.device] if self.device.type != "cpu" else []
-        with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
-            torch.manual_seed(seed)
-            with self._found(), self._explaining_attention():
-                model = self._auto_class().from_config(
-                    config,
-                    dtype=self.config.torch_dtype,
-                    attn_implementation=self.config.attn_implementation,
-                    trust_remote_code=self.config.trust_remote_code,
-                )
+        with self._seeded(), self._found(), self._explaining_attention():
+            model = self._auto_class().from_config(
+                config,
+                dtype=self.config.torch_dtype,
+                attn_implementation=self.config.attn_implementation,
+                trust_remote_code=self.config.trust_remote_code,
+            )
         self.run.say(f"model: {type(model).__name__} with random weights (model.init: random, seed {seed})")
         return model
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """Random numbers of the recipe's seed; those of the run go on as they were."""
+        import torch
+
+        devices = [self.device] if self.device.type != "cpu" else []
+        with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
+            torch.manual_seed(self.run.config.seed)
+            yield
 
     def _auto_class(self) -> Any:
         import transformers

@@ -26,7 +26,7 @@ from arctic_huggingface.faults import (
 )
 from arctic_huggingface.messages import Message, MessageReader, system_message
 
-PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "system", "tools")
+PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "system", "tools", "margin")
 PREFERENCE_REMEDY = "name the columns in column_mapping, such as {prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}"
 REQUESTS = sorted(PAIRS, key=lambda pair: pair.request != "prompt")
 """Columns of a request, the one first that is meant for this."""
@@ -36,12 +36,12 @@ TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 class PreferenceReader:
     """Makes ``{"chosen": [...], "rejected": [...]}`` of a row: two whole chats, whose prompt is the same in both.
 
-    ``tools`` are there where the row has them. The answers are text, a message, or a list of messages; such a list may
-    hold the whole chat, and then needs no prompt beside it.
+    ``tools`` and ``margin`` are there where the row has them. The answers are text, a message, or a list of messages;
+    such a list may hold the whole chat, and then needs no prompt beside it.
 
     Args:
         messages: reads the messages.
-        column_mapping: prompt, chosen, rejected, system or tools -> the column that holds it.
+        column_mapping: prompt, chosen, rejected, system, tools or margin -> the column that holds it.
     """
 
     def __init__(self, messages: MessageReader, column_mapping: Mapping[str, str] | None = None) -> None:
@@ -58,7 +58,8 @@ class PreferenceReader:
             named = self._named(row)
             chosen, rejected = self._chat(named, "chosen"), self._chat(named, "rejected")
             _check_pair(chosen, rejected)
-            return self._with_tools({"chosen": chosen, "rejected": rejected}, named)
+            pair = self._with_tools({"chosen": chosen, "rejected": rejected}, named)
+            return pair if named.get("margin") is None else pair | {"margin": named["margin"]}
         except Fault as fault:
             raise with_columns(fault, row, PREFERENCE_REMEDY) from None
 
@@ -144,6 +145,8 @@ class LabelledReader:
             raise Fault(f"holds {row[self.label_column]!r:.40} in {self.label_column!r}, not true or false", WRONG_TYPE)
         if messages[-1]["role"] != "assistant":
             raise Fault("does not end with an answer of the assistant", NO_ANSWER)
+        if _is_empty(messages[-1]):
+            raise Fault("ends with an empty answer", EMPTY_ANSWER, "remove the row")
         return label
 
 

@@ -1,6 +1,8 @@
 """Who a policy is held against: a model of its own, the policy without its adapter, or what was found beforehand.
 
-For objectives whose recipe has ``ref_model`` and ``precompute_reference``. Shapes: D documents of a micro-batch.
+For objectives whose recipe has ``ref_model``, and perhaps ``precompute_reference``.
+
+Shapes: D documents of a micro-batch.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ REMEDY = "name the model that training starts from, or one of its family"
 
 
 def make_reference(trainer: Trainer) -> Reference:
-    """The reference that a recipe asks for, with ``ref_model`` and ``precompute_reference`` among its keys.
+    """The reference that a recipe asks for, with ``ref_model``, and perhaps ``precompute_reference``, among its keys.
 
     Called by ``Trainer.prepare``, on every rank, before a checkpoint is loaded.
 
@@ -37,7 +39,7 @@ def make_reference(trainer: Trainer) -> Reference:
             no adapter to switch off.
     """
     config: Any = trainer.config
-    if not config.precompute_reference:
+    if not getattr(config, "precompute_reference", False):
         return _asked(trainer, may_be_policy=False)
     from arctic_huggingface.reference_cache import add_reference, from_columns
 
@@ -71,7 +73,8 @@ def _asked(trainer: Trainer, *, may_be_policy: bool) -> Reference:
     if without_adapter is None and not may_be_policy:
         raise refusal(trainer.run, "ref_model")(
             "there is no reference: the model has no adapter to switch off",
-            "name the model in ref_model, or set precompute_reference: true",
+            "name the model in ref_model"
+            + (", or set precompute_reference: true" if hasattr(trainer.config, "precompute_reference") else ""),
         )
     return _Asked(trainer.model, without_adapter or nullcontext)
 

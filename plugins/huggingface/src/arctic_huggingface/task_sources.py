@@ -23,7 +23,7 @@ from arctic_training.config import key
 class HFPreferenceSourceConfig(HFMessagesSourceConfig):
     column_mapping: dict[str, str] = key(
         factory=dict,
-        doc="What the data set calls the columns prompt, chosen, rejected, system and tools: {chosen: better}.",
+        doc="What the data set calls the columns prompt, chosen, rejected, system, tools and margin: {chosen: better}.",
     )
 
     def check(self) -> Iterator[tuple[str, str]]:

@@ -6,12 +6,14 @@ begin with, and ends where the template lets the assistant speak; only the answe
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from arctic_huggingface.chat.encoder import ChatEncoder
-from arctic_huggingface.faults import EQUAL_ANSWERS, OTHER_PROMPT, Fault, check_object
+from arctic_huggingface.faults import EQUAL_ANSWERS, OTHER_PROMPT, WRONG_TYPE, Fault, check_object
 from arctic_huggingface.messages import MessageReader
 from arctic_huggingface.preferences import PreferenceReader, shared_messages
 from arctic_training.config import key
@@ -74,6 +76,8 @@ class PairDataFactory(TokenDataFactory):
 
     config: PairDataConfig
     default_source = "huggingface_preference"
+    number_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns of the rows with a number for each pair, which the loss finds in ``batch.columns``."""
 
     @property
     def max_length(self) -> int:
@@ -90,6 +94,7 @@ class PairDataFactory(TokenDataFactory):
             max_prompt_length=config.max_prompt_length,
             truncation=config.dpo_prompt_truncation_mode,
             drop_over_long=config.over_long_policy == "drop",
+            number_columns=self.number_columns,
         )
 
     def check_shape(self, dataset: Rows) -> None:
@@ -122,6 +127,8 @@ class PairEncoder:
         max_prompt_length: most tokens of a prompt.
         truncation: which part of a longer prompt stays.
         drop_over_long: whether pairs whose answer leaves no room for a prompt are dropped; otherwise they are refused.
+        number_columns: columns of the rows with a number, which each token of a pair gets, in float32; minus
+            infinity where a row has none.
     """
 
     def __init__(
@@ -132,6 +139,7 @@ class PairEncoder:
         max_prompt_length: int = 4096,
         truncation: Truncation = "keep_start",
         drop_over_long: bool = True,
+        number_columns: Sequence[str] = (),
     ) -> None:
         self.chats = ChatEncoder(tokenizer)
         self.read = PreferenceReader(MessageReader())
@@ -139,6 +147,7 @@ class PairEncoder:
         self.max_prompt_length = max_prompt_length
         self.truncation = truncation
         self.drop_over_long = drop_over_long
+        self.number_columns = tuple(number_columns)
 
     def __call__(self, rows: Sequence[Any], places: Sequence[str]) -> EncodedRows:
         """Pairs as rows of two documents.
@@ -149,17 +158,26 @@ class PairEncoder:
 
         Returns:
             ``input_ids``, ``labels`` and ``position_ids``, int32; positions begin anew where the rejected answer's
-            prompt does.
+            prompt does; and the columns of numbers.
         """
         refused: dict[int, BadRow] = {}
         counts: Counter[str] = Counter()
         made: list[Answer] = []
+        numbers: list[list[float]] = []
         for number, pair in self._encoded(rows, places, refused):
             try:
-                made += self._fitted(pair, counts)
+                given = [_number(rows[number], name) for name in self.number_columns]
+                if fitted := self._fitted(pair, counts):
+                    made += fitted
+                    numbers.append(given)
             except Fault as fault:
                 refused[number] = fault.at(places[number])
-        return _joined(made, [refused[number] for number in sorted(refused)], counts)
+        columns = dict(
+            zip(self.number_columns, zip(*numbers, strict=True), strict=True)
+            if numbers
+            else ((name, ()) for name in self.number_columns)
+        )
+        return _joined(made, columns, [refused[number] for number in sorted(refused)], counts)
 
     def _encoded(
         self, rows: Sequence[Any], places: Sequence[str], refused: dict[int, BadRow]
@@ -252,8 +270,20 @@ def _with_prompt(answer: Answer, kept: int, truncation: Truncation) -> Answer:
     return Answer(ids, labels, kept)
 
 
-def _joined(answers: list[Answer], refused: list[BadRow], counts: Counter[str]) -> EncodedRows:
-    """Rows of two answers each, as flat columns."""
+def _number(row: Any, column: str) -> float:
+    """The number in a column of a row; minus infinity where there is none."""
+    if row.get(column) is None:
+        return -math.inf
+    with suppress(TypeError, ValueError):
+        if math.isfinite(number := float(row[column])):
+            return number
+    raise Fault(f"holds {row[column]!r:.40} in {column!r}, not a number", WRONG_TYPE, "correct the row")
+
+
+def _joined(
+    answers: list[Answer], numbers: Mapping[str, Sequence[float]], refused: list[BadRow], counts: Counter[str]
+) -> EncodedRows:
+    """Rows of two answers each, as flat columns, with the numbers of each row at each of its tokens."""
     import numpy as np
 
     empty: np.ndarray = np.zeros(0, np.int32)
@@ -262,5 +292,6 @@ def _joined(answers: list[Answer], refused: list[BadRow], counts: Counter[str]) 
         "input_ids": np.concatenate([empty, *(answer.ids for answer in answers)]),
         "labels": np.concatenate([empty, *(answer.labels for answer in answers)]),
         "position_ids": np.concatenate([empty, *(np.arange(len(answer.ids), dtype=np.int32) for answer in answers)]),
+        **{name: np.repeat(np.array(values, np.float32), lengths) for name, values in numbers.items()},
     }
     return EncodedRows(columns, lengths, refused, dict(counts))
