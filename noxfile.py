@@ -163,7 +163,7 @@ def peers(session: nox.Session) -> None:
         session.run(python, "-m", "pip", "install", "--quiet", torch, *requirements, external=True)
         options += [f"--{name}-python", python]
         session.env[f"ARCTIC_{name.upper()}_PYTHON"] = python
-    session.run("python", "-m", "pytest", "-m", "peers", "tests")
+    session.run("python", "-m", "pytest", "-m", "peers")
     session.run("python", "tests/benchmarks/data_preparation.py", *options, *session.posargs)
 
 

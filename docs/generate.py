@@ -30,6 +30,7 @@ FOLDER = Path(__file__).parent / "reference"
 PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers", "liger", "dpo", "distill")
 PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers", "liger")
 PLUGINS = ("sft", "causal", "dpo", "huggingface", "deepspeed")
+PLUGINS = ("sft", "causal", "dpo", "kto", "reward", "huggingface", "deepspeed", "optimizers", "liger")
 """The plugins of this repository; others that happen to be installed are left out."""
 
 KINDS = {

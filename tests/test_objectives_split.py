@@ -36,6 +36,8 @@ OBJECTIVES = {
     "sft": Objective("arctic_sft", "chats.jsonl", {"type": "sft"}),
     "causal": Objective("arctic_causal", "documents.jsonl", {"type": "causal", "data": {"pack_samples": False}}),
     "dpo": Objective("arctic_dpo", "pairs.jsonl", {"type": "dpo", "precompute_reference": True}),
+    "kto": Objective("arctic_kto", "labelled.jsonl", {"type": "kto", "ref_model": {"init": "random"}}),
+    "reward": Objective("arctic_reward", "pairs.jsonl", {"type": "reward", "centering_coefficient": 0.01}),
     "dpo without reference": Objective("arctic_dpo", "pairs.jsonl", {"type": "dpo", "loss_type": ["cpo", "orpo"]}),
 }
 SPLITS = {
@@ -71,6 +73,9 @@ def home(tmp_path_factory):
             {"prompt": f"What is {n}?", "chosen": answers[n]["content"], "rejected": "No idea. " * (1 + n % 3)}
             for n in numbers
         ],
+        "labelled": [
+            {"prompt": f"What is {n}?", "completion": answers[n]["content"], "label": n % 3 > 0} for n in numbers
+        ],
     }
     for name, content in rows.items():
         (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
@@ -89,8 +94,11 @@ def recipe(home, name, split, engine):
         "num_proc": 1,
         **(objective.packing or {} if "packs" in split else {}),
     }
+    model = {"name_or_path": str(home / "model"), "dtype": "fp32"}
+    if "ref_model" in keys:
+        keys["ref_model"] = model | keys["ref_model"]
     return {
-        "model": {"name_or_path": str(home / "model"), "dtype": "fp32"},
+        "model": model,
         "optimizer": {"type": "plain", "learning_rate": 0.1},
         "scheduler": {"type": "constant"},
         "train_iters": 1,
@@ -162,4 +170,4 @@ def test_a_step_changes_the_model(alone, home, name):
 
     before = load_file(home / "model" / "model.safetensors")
     after = torch.load(home / f"{name}-one micro-batch.pt")
-    assert max(float((before[key] - after[key]).abs().max()) for key in before) > 1e-4
+    assert max(float((before[key] - after[key]).abs().max()) for key in before.keys() & after.keys()) > 1e-4
