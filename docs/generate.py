@@ -31,6 +31,7 @@ PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers", "liger", "
 PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers", "liger")
 PLUGINS = ("sft", "causal", "dpo", "huggingface", "deepspeed")
 PLUGINS = ("sft", "causal", "dpo", "kto", "reward", "huggingface", "deepspeed", "optimizers", "liger")
+PLUGINS = ("sft", "causal", "embed", "huggingface", "deepspeed", "optimizers")
 """The plugins of this repository; others that happen to be installed are left out."""
 
 KINDS = {
