@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import subprocess
 import sys
@@ -170,6 +171,7 @@ def test_what_peft_itself_refuses_is_told_before_data_is_prepared(run_recipe, wi
 
 def test_a_section_without_an_adapter_is_built_as_it_is(build_run, lora_recipe):
     with build_run(lora_recipe) as run:
-        section = run.config.model.__class__(name_or_path=lora_recipe["model"]["name_or_path"], dtype="fp32")
+        section = copy.copy(run.config.model)  # such as that of a reference model
+        section.peft_config = None
         model = run.hook.arctic_build_model(model_config=run.model_config, config=section, run=run)
         assert not hasattr(model, "peft_config")
