@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from arctic_training.errors import RecipeError
-from arctic_training.testing.contracts.common import KeepsWeights, last_weights
+from arctic_training.errors import CheckpointError, RecipeError
+from arctic_training.optimizer import RATE_SCALE, base_learning_rate
+from arctic_training.testing.contracts.common import KeepsWeights, differing, figures, last_weights
 
 
 @pytest.fixture
@@ -91,3 +94,54 @@ def test_freezing_everything_or_nothing_is_refused(run_recipe, tiny_recipe):
         run_recipe(tiny_recipe | {"model": {"freeze": ["no.such.layer"]}})
     with pytest.raises(RecipeError, match="contradicts freeze"):
         run_recipe(tiny_recipe | {"model": {"freeze": ["*"], "train_only": ["*"]}})
+
+
+KEEP = {"output_dir": "kept", "auto_resume": True, "save_every_n_steps": 2}
+
+
+def test_the_rate_that_is_reported_is_the_recipes(run_recipe, grouped):
+    recipe = grouped({"match": "*", "learning_rate": 4e-3}) | {"scheduler": {"type": "constant"}, "train_iters": 2}
+    assert figures(run_recipe(recipe), "learning_rate") == pytest.approx([1e-2] * 2, rel=1e-15)
+
+
+@pytest.mark.parametrize(("scales", "expected"), [((1.0, 3.0), 1e-2), ((3.0,), 1e-2), ((0.0, 2.0), 1e-2), ((0.0,), 0)])
+def test_the_base_rate_is_found_whatever_the_groups_have(scales, expected):
+    groups = [{"lr": 1e-2 * scale, RATE_SCALE: scale} for scale in scales]
+    assert base_learning_rate(SimpleNamespace(param_groups=groups)) == pytest.approx(expected)
+
+
+def test_a_group_that_groups_before_it_leave_nothing_is_refused(run_recipe, grouped):
+    recipe = grouped({"match": "*", "learning_rate": 1}, {"match": ["out*"], "learning_rate": 2})
+    with pytest.raises(
+        RecipeError, match=r"optimizer\.groups\.1\.match: fits only parameters that groups before it have"
+    ):
+        run_recipe(recipe)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_frozen_parameters_and_groups_go_on_exactly(run_recipe, plugin_manager, grouped, dtype):
+    plugin_manager.register(KeepsWeights(), "keeps weights")
+    recipe = grouped({"match": "hidden.*", "learning_rate_scale": 0.3, "weight_decay": 0.01})
+    recipe |= {"model": {"freeze": ["embedding.*"], "dtype": dtype}, "train_iters": 4, "engine": {"type": "torch"}}
+    whole = run_recipe(recipe)
+    run_recipe(recipe | {"checkpoint": KEEP, "exit_iteration_this_run": 2})
+    assert not differing(last_weights(whole), last_weights(run_recipe(recipe | {"checkpoint": KEEP})))
+
+
+def test_state_finds_its_parameters_when_the_groups_are_others_than_before(run_recipe, plugin_manager, grouped):
+    """The same rates and decays, written with other groups: torch numbers parameters, and would mix them up."""
+    plugin_manager.register(KeepsWeights(), "keeps weights")
+    one = grouped({"match": "*", "weight_decay": 0.0}) | {"engine": {"type": "torch"}, "train_iters": 4}
+    two = grouped({"match": "output.*", "weight_decay": 0.0}, {"match": "*", "weight_decay": 0.0})
+    whole = run_recipe(one)
+    run_recipe(one | {"checkpoint": KEEP, "exit_iteration_this_run": 2})
+    second = run_recipe(one | {"optimizer": two["optimizer"], "checkpoint": KEEP})
+    assert second.first_step == 2
+    assert not differing(last_weights(whole), last_weights(second))
+
+
+def test_other_frozen_parameters_than_before_are_refused(run_recipe, grouped):
+    recipe = grouped() | {"train_iters": 4}
+    run_recipe(recipe | {"checkpoint": KEEP, "exit_iteration_this_run": 2})
+    with pytest.raises(CheckpointError, match="trains other parameters than this run: output"):
+        run_recipe(recipe | {"checkpoint": KEEP, "model": {"freeze": ["output.*"]}})

@@ -116,6 +116,7 @@ KNOWN_COMPONENTS: dict[tuple[str, str], str] = {
     ("optimizer", "cpu_adam"): "arctic-plugin-deepspeed",
     ("optimizer", "adafactor"): "arctic-plugin-optimizers",
     ("optimizer", "muon"): "arctic-plugin-optimizers",
+    ("optimizer", "schedule_free"): "arctic-plugin-optimizers",
     ("optimizer", "adamw_8bit"): "arctic-plugin-optimizers",
     ("engine", "deepspeed"): "arctic-plugin-deepspeed",
     ("launcher", "deepspeed"): "arctic-plugin-deepspeed",

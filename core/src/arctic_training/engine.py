@@ -79,6 +79,11 @@ class Engine(Component):
     def step(self) -> StepResult:
         """Clip, take the optimizer step, advance the schedule, forget the gradients."""
 
+    def update_model(self) -> None:
+        """Put the optimizer's weights into the model, after something else than a step has changed them. Called on
+        every rank; nothing to do where they are the same tensors."""
+        return
+
     @abstractmethod
     def full_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Each entry of the model's state by name, whole, on the CPU, one at a time; of a model that trains an adapter

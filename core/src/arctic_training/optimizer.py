@@ -8,17 +8,29 @@ from typing import TYPE_CHECKING, ClassVar
 
 from arctic_training.component import Component
 from arctic_training.config import ComponentConfig, Config, key
+from arctic_training.errors import RecipeError
 from arctic_training.name_patterns import matches, refuse_unmatched
 
 if TYPE_CHECKING:
     import torch
 
 
+RATE_SCALE = "learning_rate_scale"
+"""What a group of parameters remembers: its learning rate as a factor of the recipe's."""
+
+
 class ParameterGroupConfig(Config):
-    match: list[str] = key(doc="Patterns over names of parameters: `*` stands for any text, `?` for a letter.")
+    match: str | list[str] = key(
+        doc="A pattern over names of parameters, or several: `*` stands for any text, `?` for a letter."
+    )
     learning_rate: float | None = key(None, ge=0, aliases=("lr",), doc="Peak learning rate of these parameters.")
     learning_rate_scale: float | None = key(None, ge=0, doc="The same as a factor of optimizer.learning_rate.")
     weight_decay: float | None = key(None, ge=0, doc="Weight decay of these parameters, biases and vectors too.")
+
+    @property
+    def patterns(self) -> list[str]:
+        """What ``match`` gives, as a list."""
+        return [self.match] if isinstance(self.match, str) else self.match
 
     def check(self) -> Iterator[tuple[str, str]]:
         if not self.match:
@@ -63,24 +75,32 @@ class OptimizerFactory(Component):
         group of the recipe fits comes first.
 
         Raises:
-            RecipeError: a pattern fits no trained parameter.
+            RecipeError: a pattern fits no trained parameter, or groups before one have all that it fits.
         """
         config = self.config
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         groups: dict[tuple[int, bool], dict] = {}
         for number, own in enumerate((None, *config.groups)):
             if own is not None:
-                refuse_unmatched(own.match, list(trained), own, "match", self.run)
+                refuse_unmatched(own.patterns, list(trained), own, "match", self.run)
             for is_vector in (False, True):
                 decay = 0.0 if is_vector else config.weight_decay
                 groups[number, is_vector] = {"params": [], "lr": self._rate(own), "weight_decay": decay}
-                if own is not None and own.weight_decay is not None:
+                if own is None:
+                    continue
+                base, rate = config.learning_rate, groups[number, is_vector]["lr"]
+                groups[number, is_vector][RATE_SCALE] = rate / base if base else 0.0
+                if own.weight_decay is not None:
                     groups[number, is_vector]["weight_decay"] = own.weight_decay
         for name, parameter in trained.items():
-            fitting = (number for number, own in enumerate(config.groups, start=1) if matches(name, own.match))
+            fitting = (number for number, own in enumerate(config.groups, start=1) if matches(name, own.patterns))
             # A parameter that ZeRO-3 has partitioned looks empty; its full shape stands in ds_shape.
             is_vector = len(getattr(parameter, "ds_shape", parameter.shape)) <= 1
             groups[next(fitting, 0), is_vector]["params"].append(parameter)
+        for number, own in enumerate(config.groups, start=1):
+            if not groups[number, False]["params"] and not groups[number, True]["params"]:
+                message = "fits only parameters that groups before it have"
+                raise RecipeError(self.run.config.recipe.problem((*own.section_path, "match"), message))
         return [group for group in groups.values() if group["params"]]
 
     def _rate(self, group: ParameterGroupConfig | None) -> float:
@@ -88,6 +108,13 @@ class OptimizerFactory(Component):
             return group.learning_rate
         scale = None if group is None else group.learning_rate_scale
         return self.config.learning_rate * (1.0 if scale is None else scale)
+
+
+def base_learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The recipe's learning rate as the schedule has it now, whatever rates groups have of their own."""
+    groups = sorted(optimizer.param_groups, key=lambda group: abs(group.get(RATE_SCALE, 1.0) - 1.0))
+    scales = [group.get(RATE_SCALE, 1.0) for group in groups]
+    return next((float(group["lr"]) / scale for group, scale in zip(groups, scales, strict=True) if scale), 0.0)
 
 
 class AdamWFactory(OptimizerFactory):

@@ -5,6 +5,8 @@ So a checkpoint can be continued by another engine, with another ZeRO stage, pre
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHT = "weight"
+GROUPS = "parameter_groups"
+"""What an engine's layout calls ``groups_digest``."""
 
 
 @attrs.frozen(eq=False)
@@ -42,6 +46,13 @@ def parameter_names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) ->
     """The names of an optimizer's parameters in the order in which its state numbers them."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def groups_digest(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str:
+    """Which parameters an optimizer has in which of its groups, so that state kept by number finds its parameters."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
+    return hashlib.sha256(json.dumps(groups).encode()).hexdigest()[:12]
 
 
 def from_optimizer(
@@ -98,7 +109,7 @@ def put_into_optimizer(
             if parameter is not parameters[name]:
                 parameters[name].copy_(weight)
             if values:
-                optimizer.state[parameter] = {key: _like(key, value, parameter) for key, value in values.items()}
+                optimizer.state[parameter] = {key: _like(value, parameter) for key, value in values.items()}
     put_others(state, model)
 
 
@@ -160,10 +171,11 @@ def check_elements(key: str, value: torch.Tensor, count: int) -> None:
         )
 
 
-def _like(key: str, value: Any, parameter: torch.Tensor) -> Any:
-    """A value of an optimizer's state where torch would have it: elements beside their parameter, numbers as they
-    are."""
+def _like(value: Any, parameter: torch.Tensor) -> Any:
+    """A value of an optimizer's state where torch would have it: elements beside their parameter, numbers and what has
+    a shape of its own, such as means of rows, as they are."""
     if is_number(value):
         return value.clone() if hasattr(value, "clone") else value
-    check_elements(key, value, parameter.numel())
+    if value.numel() != parameter.numel() or not value.is_floating_point():
+        return value.detach().to(device=parameter.device, copy=True)
     return value.detach().to(device=parameter.device, dtype=parameter.dtype, copy=True).view(parameter.shape)

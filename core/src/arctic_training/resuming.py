@@ -49,7 +49,7 @@ def resume(run: Run) -> Path | None:
     _warn_of_other_data(run, path, manifest)
     _refuse_other_base(run, path, stored.get("adapter"))
     layout = run.trainer.engine.layout()
-    same = stored.get("layout", layout) == layout and stored["world_size"] == run.world.size
+    same = layout | stored.get("layout", {}) == layout and stored["world_size"] == run.world.size
     if same and (own := next((engine for engine in engines if engine.name == kind), None)):
         own.checkpoint_dir = path
         own.load(run.trainer.model)

@@ -56,6 +56,8 @@ def continue_schedule(scheduler: Any, state: dict[str, Any], optimizer: torch.op
     import torch
 
     base_rates = list(getattr(scheduler, "base_lrs", ()))
+    if len(state.get("lr_lambdas", base_rates)) != len(base_rates):  # other groups of parameters than before
+        state = state | {"lr_lambdas": [None] * len(base_rates)}
     scheduler.load_state_dict(state)
     if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         scheduler.base_lrs = base_rates

@@ -17,6 +17,7 @@ from arctic_training.adapters import kept_state, load_kept
 from arctic_training.config import key
 from arctic_training.engine import Engine, EngineConfig, StepResult
 from arctic_training.errors import CheckpointError, UsageError
+from arctic_training.optimizer import base_learning_rate
 from arctic_training.portable import PortableState
 from arctic_training.scheduler import continue_schedule
 
@@ -59,6 +60,7 @@ class TorchEngine(Engine):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.parameter_names = portable.parameter_names(model, optimizer)
+        self.groups = portable.groups_digest(model, optimizer)
         self.master_of: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
         if self.config.master_weights:
             self._make_master_weights()
@@ -80,10 +82,17 @@ class TorchEngine(Engine):
                 torch.nn.utils.clip_grads_with_norm_(self.trained, self.config.gradient_clipping, norm)
             self.scaler.step(self.optimizer)
             self.scheduler.step()
-            self._copy_master_weights()
+            self.update_model()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(applied, grad_norm)
+
+    def update_model(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            for parameter, master in self.master_of.items():
+                parameter.copy_(master)
 
     def full_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in kept_state(self.model_unwrapped).items():
@@ -127,11 +136,12 @@ class TorchEngine(Engine):
 
     def layout(self) -> dict[str, Any]:
         precision = self.run.config.model.precision
-        return {"engine": self.name, "precision": precision, "master_weights": self.config.master_weights}
+        masters = self.config.master_weights
+        return {"engine": self.name, "precision": precision, "master_weights": masters, portable.GROUPS: self.groups}
 
     @property
     def learning_rate(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+        return base_learning_rate(self.optimizer)
 
     def _make_master_weights(self) -> None:
         import torch
@@ -148,13 +158,6 @@ class TorchEngine(Engine):
                     master = torch.nn.Parameter(parameter.detach().float(), requires_grad=True)
                     self.master_of[parameter] = group["params"][position] = master
                     parameter.register_post_accumulate_grad_hook(add_up)
-
-    def _copy_master_weights(self) -> None:
-        import torch
-
-        with torch.no_grad():
-            for parameter, master in self.master_of.items():
-                parameter.copy_(master)
 
 
 def read_state(path: Path) -> PortableState:

@@ -115,3 +115,33 @@ def test_a_warmup_in_steps_and_one_in_a_ratio_contradict_each_other():
     config = HFSchedulerConfig(warmup_steps=3, warmup_ratio=0.2)
     annotate(config, given=frozenset({"warmup_steps", "warmup_ratio"}))
     assert dict(config.check())["warmup_steps"].startswith("contradicts warmup_ratio")
+
+
+def test_a_warmup_that_does_not_fit_is_told_and_one_step_is_left(make, run):
+    from types import SimpleNamespace
+
+    said = []
+    run = SimpleNamespace(trainer=run.trainer, config=run.config, warn=said.append)
+    run.trainer.training_horizon = 3
+    factory = HFSchedulerFactory(HFSchedulerConfig(warmup_steps=10), run)
+    import torch
+
+    factory.create_scheduler(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0))
+    assert said == ["scheduler: a warm-up of 10 steps does not fit into 3: it takes 2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "specific", "message"),
+    [
+        ("polynomial", {"lr_end": 2.0}, "must be smaller than initial lr"),
+        ("wsd", {"decay_type": "cubic"}, "Unknown decay type: cubic"),
+        ("cosine_with_min_lr", {"min_lr": 1e-5, "min_lr_rate": 0.1}, "Only one of min_lr or min_lr_rate"),
+    ],
+)
+def test_arguments_that_transformers_refuses_are_a_fault_of_the_recipe(make, run, name, specific, message):
+    from arctic_training.errors import RecipeError
+    from arctic_training.recipe import load_recipe
+
+    run.config.recipe = load_recipe({"scheduler": {"scheduler_specific_kwargs": specific}})
+    with pytest.raises(RecipeError, match=rf"scheduler\.scheduler_specific_kwargs: .*{message}"):
+        rates(make, run, 10, name=name, scheduler_specific_kwargs=specific)

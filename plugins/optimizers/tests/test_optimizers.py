@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from arctic_training.errors import RecipeError, UsageError
+from arctic_training.errors import PluginError, RecipeError
 from arctic_training.testing import OptimizerFactoryContract, TrainerContract
 
 TYPES = ("adafactor", "muon")
@@ -41,7 +41,7 @@ class TestTrainingWithThem(TrainerContract):
         return optimizer_of(tiny_recipe, request.param, learning_rate=3e-2)
 
 
-@pytest.mark.parametrize("module", ["", ".plugin", ".adafactor", ".muon", ".adamw_8bit"])
+@pytest.mark.parametrize("module", ["", ".plugin", ".adafactor", ".muon", ".schedule_free", ".adamw_8bit"])
 def test_what_a_recipe_check_imports_is_light(module):
     code = f"import sys, arctic_optimizers{module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -146,7 +146,7 @@ def test_a_key_that_adafactor_does_not_have_is_refused(run_recipe, tiny_recipe):
 def test_eight_bits_say_at_once_that_they_need_an_accelerator(run_recipe, tiny_recipe):
     if torch.cuda.is_available():
         pytest.skip("there is an accelerator")
-    with pytest.raises(UsageError, match="8-bit kernels") as caught:
+    with pytest.raises(PluginError, match="8-bit kernels") as caught:
         run_recipe(optimizer_of(tiny_recipe, "adamw_8bit"))
     assert "adafactor" in caught.value.remedy
 

@@ -18,7 +18,8 @@ from arctic_training.adapters import kept_state
 from arctic_training.distributed import any_rank
 from arctic_training.engine import Engine, EngineConfig, StepResult
 from arctic_training.errors import ArcticError, UsageError
-from arctic_training.portable import PortableState, parameter_names, put_into_optimizer
+from arctic_training.optimizer import base_learning_rate
+from arctic_training.portable import GROUPS, PortableState, groups_digest, parameter_names, put_into_optimizer
 from arctic_training.scheduler import continue_schedule
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ class DeepSpeedEngine(Engine):
 
     @classmethod
     def prepare_process(cls, run: Any) -> None:
+        stage, optimizer = ds_config.zero_stage(run.config.deepspeed), run.config.optimizer
+        if stage and getattr(optimizer.component, "needs_whole_parameters", False) and not run.only_prepares:
+            raise UsageError(
+                f"the optimizer {optimizer.type!r} steps whole matrices, which ZeRO stage {stage} divides among ranks",
+                where="optimizer.type",
+                remedy="set deepspeed: {zero_optimization: {stage: 0}}, or another optimizer",
+            )
         setattr(run, process.SET_BY_US, process.prepare_environment(run.world, run.device.type))
         process.share_cores(run.world, run.device.type)
         process.import_without_compiling()
@@ -50,14 +58,8 @@ class DeepSpeedEngine(Engine):
         self.scheduler = scheduler
         self.optimizer = optimizer
         self.parameter_names = parameter_names(model, optimizer)
+        self.groups = groups_digest(model, optimizer)
         self.num_micro_batches = 0
-        if self.stage and getattr(self.run.component("optimizer"), "needs_whole_parameters", False):
-            raise UsageError(
-                f"the optimizer {self.run.config.optimizer.type!r} steps whole matrices, which ZeRO stage {self.stage} "
-                "divides among ranks",
-                where="optimizer.type",
-                remedy="set deepspeed: {zero_optimization: {stage: 0}}, or another optimizer",
-            )
         if self.stage == 0:
             model.to(self.device)
             self.masters = MasterWeights(optimizer)
@@ -108,6 +110,12 @@ class DeepSpeedEngine(Engine):
             self.scheduler.step()
         return result
 
+    def update_model(self) -> None:
+        if self.stage == 0:
+            self.masters.write_back()
+        else:
+            portable.update_model(self.model.optimizer, self.stage)
+
     def full_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         import torch
 
@@ -144,11 +152,12 @@ class DeepSpeedEngine(Engine):
             self.scaler.load_state_dict(state.scaler)
 
     def layout(self) -> dict[str, Any]:
-        return {"engine": self.name, **{key: self._description()[key] for key in checkpoint_files.LAYOUT}}
+        described = {key: self._description()[key] for key in checkpoint_files.LAYOUT}
+        return {"engine": self.name, **described, GROUPS: self.groups}
 
     @property
     def learning_rate(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+        return base_learning_rate(self.optimizer)
 
     def _step_partitioned(self) -> StepResult:
         """ZeRO 1 to 3 look for non-finite gradients themselves, on all ranks together."""

@@ -154,10 +154,46 @@ def write_partitioned(state: PortableState, engine: Any, model: torch.nn.Module,
             place(zero, parameter, values)
     if stage < 3:
         portable.put_others(state, model)
+    else:
+        _put_others_in_parts(zero, state, model)
     steps = state.read(state.names[0]).get("step")
     for group in zero.optimizer.param_groups:
         if "step" in group and steps is not None:  # optimizers of DeepSpeed that count by group
             group["step"] = int(steps)
+
+
+def _put_others_in_parts(zero: Any, state: PortableState, model: torch.nn.Module) -> None:
+    """Load frozen weights into this rank's part of them, and buffers."""
+    import torch
+
+    entries = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, tensor in state.others:
+            entry = entries.get(name)
+            if entry is None or tuple(getattr(entry, "ds_shape", entry.shape)) != tuple(tensor.shape):
+                continue
+            if not hasattr(entry, "ds_tensor"):
+                entry.copy_(tensor)
+                continue
+            share = entry.ds_tensor.numel()
+            rank = zero._get_param_partition_rank(entry)
+            piece = tensor.reshape(-1)[rank * share : (rank + 1) * share]
+            entry.ds_tensor.view(-1)[: piece.numel()].copy_(piece)
+
+
+def update_model(zero: Any, stage: int) -> None:
+    """Put the fp32 weights of an engine of stage 1, 2 or 3 into the model, as its step does. Every rank calls it."""
+    import torch
+
+    with torch.no_grad():
+        if stage < 3:
+            zero.update_lp_params()
+            return
+        zero._partition_all_parameters()
+        for number in range(len(zero.fp32_partitioned_groups_flat)):
+            zero._reassign_or_swap_out_partitioned_parameters(number)
+        if zero.persistent_parameters:
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
 
 
 def _place_in_stretch(zero: Any, parameter: Any, values: dict[str, Any]) -> None:

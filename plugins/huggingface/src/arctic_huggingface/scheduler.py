@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from arctic_training.config import key
+from arctic_training.errors import RecipeError
 from arctic_training.scheduler import SchedulerConfig, SchedulerFactory
 from arctic_training.wording import nearest
 
@@ -85,13 +86,22 @@ class HFSchedulerFactory(SchedulerFactory):
         arguments = dict(self.config.scheduler_specific_kwargs)
         if self.config.schedule == WSD and "num_decay_steps" not in arguments:
             arguments["num_decay_steps"] = share_of_steps(0.1, horizon)
-        return get_scheduler(
-            self.config.schedule,
-            optimizer,
-            num_warmup_steps=self.num_warmup_steps,
-            num_training_steps=horizon,
-            scheduler_specific_kwargs=arguments,
-        )
+        if (self.config.warmup_steps or 0) > self.num_warmup_steps:
+            self.run.warn(
+                f"scheduler: a warm-up of {self.config.warmup_steps} steps does not fit into {horizon}: it takes "
+                f"{self.num_warmup_steps}"
+            )
+        try:
+            return get_scheduler(
+                self.config.schedule,
+                optimizer,
+                num_warmup_steps=self.num_warmup_steps,
+                num_training_steps=horizon,
+                scheduler_specific_kwargs=arguments,
+            )
+        except (ValueError, TypeError) as error:
+            recipe = self.run.config.recipe
+            raise RecipeError(recipe.problem(("scheduler", "scheduler_specific_kwargs"), str(error))) from error
 
     @property
     def num_warmup_steps(self) -> int:

@@ -1,1 +1,1 @@
-"""Optimizers besides AdamW: ``adafactor``, ``muon`` and ``adamw_8bit``."""
+"""Optimizers besides AdamW: ``adafactor``, ``muon``, ``schedule_free`` and ``adamw_8bit``."""

@@ -21,7 +21,7 @@ class AdafactorConfig(OptimizerConfig):
         doc="Largest step as a share of a parameter's root mean square; 1 / sqrt(step) where that is smaller.",
     )
     beta2_decay: float = key(-0.8, le=0, doc="The second moments at step t decay by 1 - t ** beta2_decay.")
-    clip_threshold: float = key(1.0, gt=0, doc="Largest root mean square of an update before the learning rate.")
+    clip_threshold: float = key(1.0, ge=1, doc="Largest root mean square of an update before the learning rate.")
 
     def check(self) -> Iterator[tuple[str, str]]:
         yield from super().check()
@@ -39,10 +39,5 @@ class AdafactorFactory(OptimizerFactory):
     def create_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         import torch
 
-        config = self.config
-        return torch.optim.Adafactor(
-            self.parameter_groups(model),
-            lr=config.learning_rate,
-            beta2_decay=config.beta2_decay,
-            d=config.clip_threshold,
-        )
+        chosen = {"beta2_decay": self.config.beta2_decay, "d": self.config.clip_threshold}
+        return torch.optim.Adafactor(self.parameter_groups(model), lr=self.config.learning_rate, **chosen)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
-from arctic_training.errors import PluginError, UsageError
+from arctic_training.errors import PluginError
 from arctic_training.optimizer import OptimizerConfig, OptimizerFactory
 
 if TYPE_CHECKING:
@@ -19,18 +20,18 @@ class AdamW8bitFactory(OptimizerFactory):
     needs_whole_parameters: ClassVar[bool] = True
 
     def create_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        if self.device.type != "cuda":
-            raise UsageError(
-                f"the 8-bit kernels of bitsandbytes step parameters on an accelerator, not on a {self.device.type}",
-                where="optimizer.type",
-                remedy="take adamw, or adafactor, which needs as little memory",
-            )
-        try:
-            from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found, unused-ignore]
-        except ImportError as error:
-            raise PluginError(
-                f"adamw_8bit needs bitsandbytes: {error}",
-                where="optimizer.type",
-                remedy="pip install 'arctic-plugin-optimizers[bitsandbytes]'",
-            ) from error
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found, unused-ignore]
+
         return AdamW8bit(self.parameter_groups(model), lr=self.config.learning_rate, betas=self.config.betas)
+
+    @staticmethod
+    def refuse_without_kernels(device: str) -> None:
+        """Raise a PluginError where bitsandbytes does not run, before data is prepared."""
+        problem, remedy = "", "take adamw, or adafactor, which needs as little memory"
+        if device != "cuda":
+            problem = f"the 8-bit kernels of bitsandbytes step parameters on an accelerator, not on a {device}"
+        elif find_spec("bitsandbytes") is None:
+            problem = "adamw_8bit needs bitsandbytes, which is not installed"
+            remedy = "pip install 'arctic-plugin-optimizers[bitsandbytes]'"
+        if problem:
+            raise PluginError(problem, where="optimizer.type", remedy=remedy)

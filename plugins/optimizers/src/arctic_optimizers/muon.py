@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from arctic_training.config import key
 from arctic_training.errors import UsageError
+from arctic_training.name_patterns import matches, refuse_unmatched
 from arctic_training.optimizer import OptimizerConfig, OptimizerFactory
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ class MuonConfig(OptimizerConfig):
     momentum: float = key(0.95, ge=0, lt=1, doc="Decay rate of the momentum of matrices.")
     nesterov: bool = key(True, doc="Look ahead along the momentum.")
     newton_schulz_steps: int = key(5, ge=1, le=20, doc="Iterations that make an update orthogonal.")
+    adamw: list[str] = key(
+        factory=list,
+        doc="Patterns over names of matrices that AdamW steps besides embeddings and output head, such as `score.*`.",
+    )
 
 
 class MuonFactory(OptimizerFactory):
@@ -30,9 +35,12 @@ class MuonFactory(OptimizerFactory):
         from arctic_optimizers.muon_step import Muon
 
         config, matrices = self.config, body_matrices(model)
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        refuse_unmatched(config.adamw, list(trained), config, "adamw", self.run)
+        matrices -= {id(parameter) for name, parameter in trained.items() if matches(name, config.adamw)}
         groups = []
         for group in self.parameter_groups(model):
-            for orthogonal in (False, True):
+            for orthogonal in (True, False):
                 chosen = [parameter for parameter in group["params"] if (id(parameter) in matrices) == orthogonal]
                 if chosen:
                     groups.append({**group, "params": chosen, "orthogonal": orthogonal})
@@ -42,20 +50,12 @@ class MuonFactory(OptimizerFactory):
                 where="optimizer.type",
                 remedy="take adamw, or train more of the model",
             )
-        groups.sort(key=lambda group: not group["orthogonal"])
-        numbers = [
-            sum(p.numel() for group in groups if group["orthogonal"] == kind for p in group["params"])
-            for kind in (1, 0)
-        ]
-        self.run.say(f"optimizer: muon for {numbers[0]:,} parameters in matrices, AdamW for {numbers[1]:,} others")
-        return Muon(
-            groups,
-            lr=config.learning_rate,
-            betas=config.betas,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            newton_schulz_steps=config.newton_schulz_steps,
-        )
+        sizes = {
+            kind: sum(p.numel() for g in groups if g["orthogonal"] == kind for p in g["params"]) for kind in (1, 0)
+        }
+        self.run.say(f"optimizer: muon for {sizes[1]:,} parameters in matrices, AdamW for {sizes[0]:,} others")
+        chosen = {name: getattr(config, name) for name in ("betas", "momentum", "nesterov", "newton_schulz_steps")}
+        return Muon(groups, lr=config.learning_rate, **chosen)
 
 
 def body_matrices(model: torch.nn.Module) -> set[int]:

@@ -6,7 +6,6 @@ root mean square of AdamW's, so that one learning rate serves both: Liu et al., 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,18 +42,13 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, defaults | {"weight_decay": 0.0, "orthogonal": False})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self) -> None:  # type: ignore[override]
         """Step every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     (self._step_matrix if group["orthogonal"] else self._step_adam)(parameter, group)
-        return loss
 
     def _step_matrix(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         state, gradient = self.state[parameter], parameter.grad
