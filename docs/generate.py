@@ -27,11 +27,7 @@ from arctic_training.signatures import specifications_of
 from arctic_training.trainer_config import TrainerConfig
 
 FOLDER = Path(__file__).parent / "reference"
-PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers", "liger", "dpo", "distill")
-PLUGINS = ("sft", "causal", "huggingface", "deepspeed", "optimizers", "liger")
-PLUGINS = ("sft", "causal", "dpo", "huggingface", "deepspeed")
-PLUGINS = ("sft", "causal", "dpo", "kto", "reward", "huggingface", "deepspeed", "optimizers", "liger")
-PLUGINS = ("sft", "causal", "embed", "huggingface", "deepspeed", "optimizers")
+PLUGINS = tuple(sorted(path.name for path in (FOLDER.parents[1] / "plugins").iterdir() if (path / "pyproject.toml").is_file()))
 """The plugins of this repository; others that happen to be installed are left out."""
 
 KINDS = {
