@@ -27,7 +27,9 @@ from arctic_training.signatures import specifications_of
 from arctic_training.trainer_config import TrainerConfig
 
 FOLDER = Path(__file__).parent / "reference"
-PLUGINS = tuple(sorted(path.name for path in (FOLDER.parents[1] / "plugins").iterdir() if (path / "pyproject.toml").is_file()))
+PLUGINS = tuple(
+    sorted(path.name for path in (FOLDER.parents[1] / "plugins").iterdir() if (path / "pyproject.toml").is_file())
+)
 """The plugins of this repository; others that happen to be installed are left out."""
 
 KINDS = {
