@@ -223,7 +223,6 @@ def test_a_recipe_for_long_sequences_validates_and_says_what_a_run_cannot_do_yet
         "beta: 0.1",
         "label_smoothing: 0.0",
         "ref_model: {name_or_path: m}",
-        "type: dpo",
     ]
     + ["data: {max_prompt_length: 4096}", "data: {dpo_prompt_truncation_mode: keep_start}"],
 )
