@@ -7,6 +7,8 @@ import pytest
 from arctic_training.errors import UsageError
 from arctic_training.testing.contracts.common import KeepsWeights, differing, figures, last_weights
 
+pytestmark = pytest.mark.slow
+
 WHOLE = ("adafactor", "muon")
 WORKS = [(name, 0) for name in (*WHOLE, "schedule_free")] + [("schedule_free", stage) for stage in (1, 2, 3)]
 

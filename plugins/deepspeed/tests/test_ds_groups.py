@@ -6,6 +6,8 @@ import pytest
 
 from arctic_training.testing.contracts.common import KeepsWeights, differing, figures, last_weights
 
+pytestmark = pytest.mark.slow
+
 STAGES = [0, 1, 2, 3]
 
 

@@ -1,4 +1,4 @@
-"""Schedule-free against its paper's formula in float64, Muon against torch's, and the average in evaluation and saves."""
+"""Schedule-free against its paper's formula, Muon against torch's, and the average in evaluation and saves."""
 
 from __future__ import annotations
 
