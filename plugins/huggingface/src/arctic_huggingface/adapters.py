@@ -164,6 +164,7 @@ def _base(adapter: Adapter, folder: Path, trusted: bool) -> Any:
     with found(f"base model {name!r}", refused, "put the base model where it was in training"):
         config = transformers.AutoConfig.from_pretrained(folder)
         own = getattr(transformers, next(iter(config.architectures or ()), ""), None)
+        settings = _quantized_when_loaded(config, name, adapter.revision)
         with no_pickles(name, name, refused):
             return (own or transformers.AutoModelForCausalLM).from_pretrained(
                 name,
@@ -171,4 +172,18 @@ def _base(adapter: Adapter, folder: Path, trusted: bool) -> Any:
                 revision=adapter.revision,
                 dtype=getattr(torch, PRECISIONS[adapter.precision]),
                 use_safetensors=None if trusted else True,
+                **settings,
             )
+
+
+def _quantized_when_loaded(config: Any, name: str, revision: str | None) -> dict[str, Any]:
+    """How the weights of a base were quantized in training, for ``from_pretrained``; nothing where its files hold them
+    so, or in full. What stands in the configuration, transformers takes for a property of the files."""
+    import transformers
+
+    settings = getattr(config, "quantization_config", None)
+    plain = transformers.AutoConfig.from_pretrained(name, revision=revision)
+    if settings is None or getattr(plain, "quantization_config", None) is not None:
+        return {}
+    del config.quantization_config
+    return {"quantization_config": transformers.BitsAndBytesConfig.from_dict(settings)}

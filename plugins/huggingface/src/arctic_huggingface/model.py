@@ -18,7 +18,7 @@ from arctic_huggingface.hub import (
     weights_are_pickles,
 )
 from arctic_huggingface.overrides import overridden, unknown_overrides
-from arctic_huggingface.quantization import quantized
+from arctic_huggingface.quantization import keep_as_loaded, quantized
 from arctic_training.config import key
 from arctic_training.model import ModelConfig, ModelFactory
 
@@ -163,6 +163,7 @@ class HFModelFactory(ModelFactory):
                 **quantized(self.config, self.run, self.device),
                 **self._source(),
             )
+        keep_as_loaded(model)
         missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))
         new = [name for name in missing if name.startswith(self.new_weights)] if self.new_weights else []
         if new:

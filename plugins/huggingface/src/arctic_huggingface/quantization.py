@@ -37,3 +37,11 @@ def quantized(config: Any, run: Any, device: torch.device) -> dict[str, Any]:
         bnb_4bit_compute_dtype=config.torch_dtype,
     )
     return {"quantization_config": settings, "device_map": {"": str(device)}}
+
+
+def keep_as_loaded(model: torch.nn.Module) -> None:
+    """Let evaluation leave weights of 4 bits as they are: on some CPUs bitsandbytes would pack them anew at the first
+    evaluation and round their scales, and what is trained after it would differ."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
