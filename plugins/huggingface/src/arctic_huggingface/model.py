@@ -168,8 +168,8 @@ class HFModelFactory(ModelFactory):
         new = [name for name in missing if name.startswith(self.new_weights)] if self.new_weights else []
         if new:
             self.run.say(
-                f"model: {self.config.name_or_path!r} has no weights for {_some(new)}, which begin at random, drawn with "
-                "the seed"
+                f"model: {self.config.name_or_path!r} has no weights for {_some(new)}, which begin at random, drawn "
+                "with the seed"
             )
         if missing := [name for name in missing if name not in new]:
             raise self._refusal(WHERE)(
