@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from arctic_kto.encoder import CUT, DESIRABLE, KIND, MISMATCHED, UNDESIRABLE, WITHOUT, KTOEncoder
+from arctic_huggingface.chat.labelled import CUT, DESIRABLE, KIND, MISMATCHED, UNDESIRABLE, WITHOUT, LabelledEncoder
 
 
 @pytest.fixture
@@ -21,7 +21,9 @@ def encode(tokenizer):
     """A function that encodes rows and gives (prompt and answer, prompt and other answer) of each, as text."""
 
     def encode(rows, **options):
-        encoded = KTOEncoder(tokenizer, **({"max_length": 512} | options))(rows, [f"row {n}" for n in range(len(rows))])
+        encoded = LabelledEncoder(tokenizer, **({"max_length": 512} | options))(
+            rows, [f"row {n}" for n in range(len(rows))]
+        )
         texts, begin = [], 0
         for length in encoded.lengths.tolist():
             ids, positions, kinds = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arctic_kto.encoder import DESIRABLE, KIND, MISMATCHED
+from arctic_huggingface.chat.labelled import DESIRABLE, KIND, MISMATCHED
 
 WORKER = Path(__file__).parent / "worker_trl_kto.py"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from arctic_kto.encoder import DESIRABLE, KIND, KTOEncoder
+from arctic_huggingface.chat.labelled import DESIRABLE, KIND, LabelledEncoder
 from arctic_training.config import key
 from arctic_training.data import Rows
 from arctic_training.encoding import Encoder
@@ -67,7 +67,7 @@ class KTODataFactory(TokenDataFactory):
         if self.run.config.tokenizer.tokenize_kwargs:
             self.run.warn("tokenizer.tokenize_kwargs is for plain text, and says nothing about chats")
         drop = self.config.over_long_policy == "drop"
-        return KTOEncoder(self.tokenizer, max_length=self.max_length // 2, drop_over_long=drop)
+        return LabelledEncoder(self.tokenizer, max_length=self.max_length // 2, drop_over_long=drop)
 
     def check_shape(self, dataset: Rows) -> None:
         """Refuse a source none of whose first rows has a chat and a label.

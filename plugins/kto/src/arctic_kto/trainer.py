@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from arctic_huggingface.chat.labelled import DESIRABLE, KIND, MISMATCHED, MISMATCHED_PROMPT, UNDESIRABLE
 from arctic_huggingface.model import HFModelFactory
 from arctic_huggingface.reference import disable_dropout, make_reference
 from arctic_huggingface.tokenizer import HFTokenizerFactory
 from arctic_kto.data import KTODataFactory, unlabelled
-from arctic_kto.encoder import DESIRABLE, KIND, MISMATCHED, MISMATCHED_PROMPT, UNDESIRABLE
 from arctic_training.checkpoint import CheckpointEngine
 from arctic_training.config import key
 from arctic_training.distributed import sum_over_ranks

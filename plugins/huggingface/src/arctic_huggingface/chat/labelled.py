@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-KIND = "kto_kind"
+KIND = "kind"
 """The column; 0 is padding."""
 DESIRABLE, UNDESIRABLE, MISMATCHED_PROMPT, MISMATCHED = 1, 2, 3, 4
 WRONG_LABEL = "wrong label"
@@ -38,7 +38,7 @@ class Example(NamedTuple):
     desirable: bool
 
 
-class KTOEncoder:
+class LabelledEncoder:
     """Encodes labelled answers with one tokenizer. It may be sent to worker processes.
 
     The mismatched answer of a row is that of the next row behind it that has another prompt, in the order of the rows
