@@ -50,6 +50,7 @@ HEAVY = {
 IMPORTED_WITH_TORCH = {
     ROOT / "core/src/arctic_training/testing/tiny_model.py",
     ROOT / "plugins/optimizers/src/arctic_optimizers/muon_step.py",
+    ROOT / "plugins/optimizers/src/arctic_optimizers/schedule_free_step.py",
 }
 LONGEST_FILE = 500
 

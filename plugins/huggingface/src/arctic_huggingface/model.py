@@ -169,7 +169,7 @@ class HFModelFactory(ModelFactory):
         if new:
             self.run.say(
                 f"model: {self.config.name_or_path!r} has no weights for {_some(new)}, which begin at random, drawn "
-                "with the seed"
+                "with the recipe's seed"
             )
         if missing := [name for name in missing if name not in new]:
             raise self._refusal(WHERE)(

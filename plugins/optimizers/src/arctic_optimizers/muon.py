@@ -54,8 +54,8 @@ class MuonFactory(OptimizerFactory):
             kind: sum(p.numel() for g in groups if g["orthogonal"] == kind for p in g["params"]) for kind in (1, 0)
         }
         self.run.say(f"optimizer: muon for {sizes[1]:,} parameters in matrices, AdamW for {sizes[0]:,} others")
-        chosen = {name: getattr(config, name) for name in ("betas", "momentum", "nesterov", "newton_schulz_steps")}
-        return Muon(groups, lr=config.learning_rate, **chosen)
+        keys = {name: getattr(config, name) for name in ("betas", "momentum", "nesterov", "newton_schulz_steps")}
+        return Muon(groups, lr=config.learning_rate, **keys)
 
 
 def body_matrices(model: torch.nn.Module) -> set[int]:

@@ -42,7 +42,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, defaults | {"weight_decay": 0.0, "orthogonal": False})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Step every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
