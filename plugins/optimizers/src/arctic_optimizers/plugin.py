@@ -28,31 +28,34 @@ def arctic_configure(run: Any) -> None:
 
 @hookimpl
 def arctic_evaluate_start(trainer: Any) -> None:
-    _use("average", trainer)
+    from arctic_optimizers.schedule_free import use
+
+    use("average", trainer)
 
 
 @hookimpl
 def arctic_evaluate_end(trainer: Any) -> None:
-    _use("training_point", trainer)
+    from arctic_optimizers.schedule_free import use
+
+    use("training_point", trainer)
 
 
 @hookimpl
 def arctic_before_save(trainer: Any) -> None:
-    _use("average", trainer)
+    from arctic_optimizers.schedule_free import use
+
+    use("average", trainer)
 
 
 @hookimpl
 def arctic_write_checkpoint(trainer: Any) -> None:
-    _use("training_point", trainer)
+    from arctic_optimizers.schedule_free import use
+
+    use("training_point", trainer)
 
 
 @hookimpl
 def arctic_after_load(trainer: Any) -> None:
-    _use("training_point", trainer)
+    from arctic_optimizers.schedule_free import use
 
-
-def _use(point: str, trainer: Any) -> None:
-    """Let the model hold this point, where the optimizer has two."""
-    if change := getattr(trainer.optimizer, f"use_{point}", None):
-        change()
-        trainer.engine.update_model()
+    use("training_point", trainer)
