@@ -45,7 +45,7 @@ def test_a_contradiction_with_the_recipe_is_told_with_its_line(run_recipe, tmp_p
         "scheduler: {type: constant}\nengine: {type: deepspeed}\nmicro_batch_size: 4\n"
         "deepspeed:\n  zero_optimization: {stage: 1}\n  train_batch_size: 5\n"
     )
-    with pytest.raises(RecipeError, match=r"recipe.yaml:10:3: deepspeed.train_batch_size: is 5, and .* comes to 4"):
+    with pytest.raises(RecipeError, match=r"recipe.yaml:10:3: deepspeed.train_batch_size: is 5, and .* is 4"):
         run_recipe(path)
 
 

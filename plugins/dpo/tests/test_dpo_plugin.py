@@ -36,6 +36,12 @@ class TestDPOData(DataFactoryContract):
     def recipe(self, dpo_recipe):
         return dpo_recipe
 
+    def test_no_row_is_longer_than_max_length(self, build_run, recipe):
+        """max_length bounds a prompt with one answer, and a row holds two."""
+        with build_run(recipe) as run:
+            limit = 2 * run.component("data").max_length
+            assert all(len(row["input_ids"]) <= limit for row in run.rows["train"])
+
 
 @pytest.mark.parametrize("module", ["", ".plugin", ".data", ".trainer", ".config", ".losses"])
 def test_what_a_recipe_check_imports_is_light(module):

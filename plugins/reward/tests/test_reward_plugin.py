@@ -135,7 +135,10 @@ def test_a_new_head_is_drawn_with_the_seed_and_said_to_be_new(build_run, reward_
             heads.append(run.trainer.model_unwrapped.score.weight.detach().clone())
     assert heads[0].equal(heads[1])
     assert not heads[0].equal(heads[2])
-    assert "has no weights for score.weight, which begin at random, drawn with the seed" in capsys.readouterr().err
+    assert (
+        "has no weights for score.weight, which begin at random, drawn with the recipe's seed"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_score_does_not_see_the_other_documents_of_its_pack(run_recipe, reward_recipe):
