@@ -14,7 +14,7 @@ from arctic_training.testing.tiny_llama import make_tiny_llama
 pytest.importorskip("arctic_sft")
 pytest.importorskip("arctic_deepspeed")
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
