@@ -141,7 +141,7 @@ def test_a_new_head_is_drawn_with_the_seed_and_said_to_be_new(build_run, reward_
     )
 
 
-def test_a_score_does_not_see_the_other_documents_of_its_pack(run_recipe, reward_recipe):
+def test_an_attention_implementation_that_cannot_run_here_is_refused(run_recipe, reward_recipe):
     """The check before training asks this model too, and refuses attention that joins documents."""
     with pytest.raises(RecipeError, match="attn_implementation"):
         run_recipe(
