@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from arctic_training.errors import UsageError
@@ -82,3 +84,20 @@ def test_schedule_free_in_16_bits_evaluates_the_average_under_zero_too(run_recip
     ours, theirs = (run_recipe(on(recipe, "schedule_free", engine)) for engine in (stage, "torch"))
     evaluated = [[line["loss"] for line in run.metrics if line["kind"] == "eval"] for run in (ours, theirs)]
     assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_what_is_read_out_of_a_schedule_free_checkpoint_is_the_average(run_recipe, recipe, stage, dtype):
+    """As ``arctic export`` reads it, which knows nothing of optimizers."""
+    read = {}
+    for engine in ("torch", stage):
+        keep = {"output_dir": f"kept-{engine}", "save_end_of_training": True}
+        run = run_recipe(on(recipe | {"model": {"dtype": dtype}}, "schedule_free", engine, checkpoint=keep))
+        (checkpoint,) = run.trainer.checkpoint_engines
+        path = next(Path(f"kept-{engine}").iterdir())
+        read[engine] = {name: tensor.float() for name, tensor in type(checkpoint).read_model(path)}
+        assert differing(read[engine], {name: tensor.float() for name, tensor in last_weights(run).items()})
+    tolerance = 1e-5 if dtype == "fp32" else 1e-2
+    for name, tensor in read["torch"].items():
+        assert read[stage][name].sub(tensor).abs().max() < tolerance, name
