@@ -35,6 +35,7 @@ class TestOptimizers(OptimizerFactoryContract):
         return optimizer_of(tiny_recipe, request.param)
 
 
+@pytest.mark.slow
 class TestTrainingWithThem(TrainerContract):
     @pytest.fixture(params=TYPES)
     def recipe(self, request, tiny_recipe):
