@@ -2,6 +2,7 @@
 
     python examples/embed/make_pairs.py               # what this example ships: a few modules
     python examples/embed/make_pairs.py FOLDER        # all modules, for a real encoder
+    python examples/embed/make_pairs.py FOLDER --mistyped   # the same, asked for by somebody in a hurry
 
 `pairs.jsonl` is to be trained on, `held-out.jsonl` holds functions of other modules. The texts are part of Python and
 under its licence; nothing is downloaded.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import random
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -26,8 +28,10 @@ LONGEST_CODE = 1000
 
 
 def main() -> None:
-    whole = len(sys.argv) > 1
-    folder = Path(sys.argv[1]) if whole else Path(__file__).parent
+    mistyped = "--mistyped" in sys.argv
+    folders = [argument for argument in sys.argv[1:] if argument != "--mistyped"]
+    whole = bool(folders)
+    folder = Path(folders[0]) if whole else Path(__file__).parent
     folder.mkdir(parents=True, exist_ok=True)
     library = Path(sysconfig.get_path("stdlib"))
     texts: dict[str, list[str]] = {"pairs.jsonl": [], "held-out.jsonl": []}
@@ -40,6 +44,7 @@ def main() -> None:
         for query, positive in pairs_of(path):
             if not seen & {query, positive}:
                 seen |= {query, positive}
+                query = in_a_hurry(query) if mistyped else query
                 line = json.dumps({"query": query, "positive": positive, "module": module.as_posix()}) + "\n"
                 texts["held-out.jsonl" if is_held_out else "pairs.jsonl"].append(line)
     for name, lines in texts.items():
@@ -59,6 +64,19 @@ def pairs_of(path: Path) -> Iterator[tuple[str, str]]:
             positive = "\n".join(ast.unparse(statement) for statement in node.body[1:])[:LONGEST_CODE]
             if len(query) >= 20 and len(positive) >= 60:
                 yield query, positive
+
+
+def in_a_hurry(text: str) -> str:
+    """The text with one slip in each word of four letters and more: a letter left out, doubled, or in its neighbour's place."""
+    draw = random.Random(text)  # the same slips in the same text
+    words = []
+    for word in text.split():
+        if len(word) > 3:
+            at = draw.randrange(1, len(word) - 1)
+            instead = ("", word[at] * 2, word[at + 1] + word[at])[slip := draw.randrange(3)]
+            word = word[:at] + instead + word[at + 1 + (slip == 2) :]
+        words.append(word)
+    return " ".join(words)
 
 
 if __name__ == "__main__":

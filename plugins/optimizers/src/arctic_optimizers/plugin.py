@@ -8,6 +8,7 @@ from arctic_training import hookimpl
 
 if TYPE_CHECKING:
     from arctic_training.registry import Components
+    from arctic_training.trainer import Trainer
 
 
 @hookimpl
@@ -27,35 +28,32 @@ def arctic_configure(run: Any) -> None:
 
 
 @hookimpl
-def arctic_evaluate_start(trainer: Any) -> None:
-    from arctic_optimizers.schedule_free import use
-
-    use("average", trainer)
+def arctic_evaluate_start(trainer: Trainer) -> None:
+    _use("average", trainer)
 
 
 @hookimpl
-def arctic_evaluate_end(trainer: Any) -> None:
-    from arctic_optimizers.schedule_free import use
-
-    use("training_point", trainer)
+def arctic_evaluate_end(trainer: Trainer) -> None:
+    _use("training_point", trainer)
 
 
 @hookimpl
-def arctic_before_save(trainer: Any) -> None:
-    from arctic_optimizers.schedule_free import use
-
-    use("average", trainer)
+def arctic_before_save(trainer: Trainer) -> None:
+    _use("average", trainer)
 
 
 @hookimpl
-def arctic_write_checkpoint(trainer: Any) -> None:
-    from arctic_optimizers.schedule_free import use
-
-    use("training_point", trainer)
+def arctic_write_checkpoint(trainer: Trainer) -> None:
+    _use("training_point", trainer)
 
 
 @hookimpl
-def arctic_after_load(trainer: Any) -> None:
-    from arctic_optimizers.schedule_free import use
+def arctic_after_load(trainer: Trainer) -> None:
+    _use("training_point", trainer)
 
-    use("training_point", trainer)
+
+def _use(point: str, trainer: Trainer) -> None:
+    """Let the model hold this point (``average`` or ``training_point``), where the optimizer has two."""
+    if change := getattr(trainer.optimizer, f"use_{point}", None):
+        change()
+        trainer.engine.update_model()

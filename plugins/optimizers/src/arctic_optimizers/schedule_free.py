@@ -10,8 +10,6 @@ from arctic_training.optimizer import OptimizerConfig, OptimizerFactory
 if TYPE_CHECKING:
     import torch
 
-    from arctic_training.trainer import Trainer
-
 
 class ScheduleFreeConfig(OptimizerConfig):
     def check(self) -> Iterator[tuple[str, str]]:
@@ -30,10 +28,3 @@ class ScheduleFreeFactory(OptimizerFactory):
         from arctic_optimizers.schedule_free_step import ScheduleFreeAdamW
 
         return ScheduleFreeAdamW(self.parameter_groups(model), lr=self.config.learning_rate, betas=self.config.betas)
-
-
-def use(point: str, trainer: Trainer) -> None:
-    """Let the model hold this point (``average`` or ``training_point``), where the optimizer has two."""
-    if change := getattr(trainer.optimizer, f"use_{point}", None):
-        change()
-        trainer.engine.update_model()
