@@ -18,7 +18,12 @@ PLUGINS = sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob(
 DISTRIBUTIONS = ("core", "arctic_cli", *PLUGINS)
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
 EVERY_TEST = "not gpu and not peers and not long"
-PEERS = {"trl": ("-c", "constraints.txt", "trl==1.16.*"), "arctictraining": ("arctic-training==0.8.*",)}
+PEERS = {
+    "trl": ("-c", "constraints.txt", "trl==1.16.*"),
+    "arctictraining": ("arctic-training==0.8.*",),
+    "sentence_transformers": ("-c", "constraints.txt", "sentence-transformers==6.2.*"),
+}
+PREPARE_DATA = ("trl", "arctictraining")
 
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
@@ -161,7 +166,8 @@ def peers(session: nox.Session) -> None:
         python = str(folder / ("Scripts" if sys.platform == "win32" else "bin") / "python")
         session.run("python", "-m", "venv", str(folder))
         session.run(python, "-m", "pip", "install", "--quiet", torch, *requirements, external=True)
-        options += [f"--{name}-python", python]
+        if name in PREPARE_DATA:
+            options += [f"--{name}-python", python]
         session.env[f"ARCTIC_{name.upper()}_PYTHON"] = python
     session.run("python", "-m", "pytest", "-m", "peers")
     session.run("python", "tests/benchmarks/data_preparation.py", *options, *session.posargs)

@@ -1,4 +1,4 @@
-"""The divergences against those of TRL: `TRL_PYTHON` names an interpreter that has it."""
+"""The divergences against those of TRL: ``ARCTIC_TRL_PYTHON`` names an interpreter that has it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_each_divergence_and_its_gradient_are_those_of_trl(tmp_path, temperature
 
     from arctic_distill.divergence import divergences, tempered
 
-    if "TRL_PYTHON" not in os.environ:
-        pytest.skip("TRL_PYTHON names no interpreter")
+    if "ARCTIC_TRL_PYTHON" not in os.environ:
+        pytest.skip("ARCTIC_TRL_PYTHON names no interpreter with TRL: run nox -s peers")
     student, teacher = torch.randn(2, 9, 200, generator=torch.manual_seed(0)) * 3
     kinds = {0: "forward_kl", 1: "reverse_kl", 0.5: "jensen_shannon", 0.2: "jensen_shannon"}
     given = {"student": student, "teacher": teacher, "betas": list(kinds), "temperature": temperature}
     torch.save(given, tmp_path / "given.pt")
-    subprocess.run([os.environ["TRL_PYTHON"], "-c", THEIRS, str(tmp_path)], check=True, timeout=600)
+    subprocess.run([os.environ["ARCTIC_TRL_PYTHON"], "-c", THEIRS, str(tmp_path)], check=True, timeout=600)
     theirs = torch.load(tmp_path / "found.pt")
     for (beta, kind), (value, gradient) in zip(kinds.items(), theirs, strict=True):
         logits = student.clone().requires_grad_()
