@@ -67,7 +67,7 @@ def pairs_of(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def in_a_hurry(text: str) -> str:
-    """The text with a slip in each word of four letters and more: a letter left out, doubled, or changed with the next."""
+    """The text with a slip in each word of four letters and more: a letter is missing, doubled or behind the next."""
     draw = random.Random(text)  # the same slips in the same text
     words = []
     for word in text.split():
