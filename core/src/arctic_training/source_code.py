@@ -7,10 +7,11 @@ imports.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -86,17 +87,28 @@ def _with_helpers(path: Path) -> Files:
     return files
 
 
-def _imported(path: Path) -> Iterator[str]:
+def _imported(path: Path) -> frozenset[str]:
     """The top-level modules that a file imports, wherever in it."""
+    return _imports_of(path.read_bytes())
+
+
+@functools.cache  # by what stands there: training data, evaluation data and each source ask for the same files
+def _imports_of(code: bytes) -> frozenset[str]:
     try:
-        tree = ast.parse(path.read_bytes())
+        waiting: list[ast.AST] = list(ast.parse(code).body)
     except (SyntaxError, ValueError):  # no Python source, such as an extension module
-        return
-    for node in ast.walk(tree):
+        return frozenset()
+    names = set()
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
+            names.add(node.module.partition(".")[0])
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):  # no expression holds an import
+            inner = getattr(node, block, ())
+            waiting += inner if isinstance(inner, list) else ()
+    return frozenset(names)
 
 
 def _places(name: str) -> list[Path]:
