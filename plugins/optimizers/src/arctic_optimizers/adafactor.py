@@ -1,5 +1,4 @@
-"""Adafactor (Shazeer and Stern, 2018, arXiv:1804.04235): second moments by rows and columns, a fraction of AdamW's
-memory."""
+"""Adafactor (Shazeer and Stern, 2018, arXiv:1804.04235): second moments by rows and columns alone."""
 
 from __future__ import annotations
 
@@ -15,10 +14,7 @@ if TYPE_CHECKING:
 
 class AdafactorConfig(OptimizerConfig):
     learning_rate: float = key(
-        1e-2,
-        ge=0,
-        aliases=("lr",),
-        doc="Largest step as a share of a parameter's root mean square; 1 / sqrt(step) where that is smaller.",
+        1e-2, ge=0, aliases=("lr",), doc="Largest step by a parameter's root mean square; at most 1 / sqrt(step)."
     )
     beta2_decay: float = key(-0.8, le=0, doc="The second moments at step t decay by 1 - t ** beta2_decay.")
     clip_threshold: float = key(1.0, ge=1, doc="Largest root mean square of an update before the learning rate.")

@@ -38,22 +38,17 @@ class MuonFactory(OptimizerFactory):
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         refuse_unmatched(config.adamw, list(trained), config, "adamw", self.run)
         matrices -= {id(parameter) for name, parameter in trained.items() if matches(name, config.adamw)}
-        groups = []
+        groups, sizes = [], {True: 0, False: 0}
         for group in self.parameter_groups(model):
-            for orthogonal in (True, False):
+            for orthogonal in sizes:
                 chosen = [parameter for parameter in group["params"] if (id(parameter) in matrices) == orthogonal]
+                sizes[orthogonal] += sum(parameter.numel() for parameter in chosen)
                 if chosen:
                     groups.append({**group, "params": chosen, "orthogonal": orthogonal})
-        if not any(group["orthogonal"] for group in groups):
-            raise UsageError(
-                "muon steps the matrices of a model's body, and none of them is trained",
-                where="optimizer.type",
-                remedy="take adamw, or train more of the model",
-            )
-        sizes = {
-            kind: sum(p.numel() for g in groups if g["orthogonal"] == kind for p in g["params"]) for kind in (1, 0)
-        }
-        self.run.say(f"optimizer: muon for {sizes[1]:,} parameters in matrices, AdamW for {sizes[0]:,} others")
+        if not sizes[True]:
+            message = "muon steps the matrices of a model's body, and none of them is trained"
+            raise UsageError(message, where="optimizer.type", remedy="take adamw, or train more of the model")
+        self.run.say(f"optimizer: muon for {sizes[True]:,} parameters in matrices, AdamW for {sizes[False]:,} others")
         keys = {name: getattr(config, name) for name in ("betas", "momentum", "nesterov", "newton_schulz_steps")}
         return Muon(groups, lr=config.learning_rate, **keys)
 

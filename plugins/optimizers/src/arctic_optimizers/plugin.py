@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from arctic_optimizers.points import use
 from arctic_training import hookimpl
 
 if TYPE_CHECKING:
@@ -29,31 +30,24 @@ def arctic_configure(run: Any) -> None:
 
 @hookimpl
 def arctic_evaluate_start(trainer: Trainer) -> None:
-    _use("average", trainer)
+    use("average", trainer)
 
 
 @hookimpl
 def arctic_evaluate_end(trainer: Trainer) -> None:
-    _use("training_point", trainer)
+    use("training_point", trainer)
 
 
 @hookimpl
 def arctic_before_save(trainer: Trainer) -> None:
-    _use("average", trainer)
+    use("average", trainer)
 
 
 @hookimpl
 def arctic_write_checkpoint(trainer: Trainer) -> None:
-    _use("training_point", trainer)
+    use("training_point", trainer)
 
 
 @hookimpl
 def arctic_after_load(trainer: Trainer) -> None:
-    _use("training_point", trainer)
-
-
-def _use(point: str, trainer: Trainer) -> None:
-    """Let the model hold this point (``average`` or ``training_point``), where the optimizer has two."""
-    if change := getattr(trainer.optimizer, f"use_{point}", None):
-        change()
-        trainer.engine.update_model()
+    use("training_point", trainer)
