@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arctic_training.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from arctic_causal.data import CausalDataConfig as CausalDataConfig
@@ -11,24 +13,12 @@ if TYPE_CHECKING:
     from arctic_causal.trainer import CausalTrainer as CausalTrainer
     from arctic_causal.trainer import CausalTrainerConfig as CausalTrainerConfig
 
-_MODULES = {
-    "CausalDataConfig": "arctic_causal.data",
-    "CausalDataFactory": "arctic_causal.data",
-    "CausalTrainer": "arctic_causal.trainer",
-    "CausalTrainerConfig": "arctic_causal.trainer",
-    "HFCausalDataSource": "arctic_causal.source",
+MODULES = {
+    "CausalDataConfig": "data",
+    "CausalDataFactory": "data",
+    "CausalTrainer": "trainer",
+    "CausalTrainerConfig": "trainer",
+    "HFCausalDataSource": "source",
 }
-
-__all__ = ["CausalDataConfig", "CausalDataFactory", "CausalTrainer", "CausalTrainerConfig", "HFCausalDataSource"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__all__ = sorted(MODULES)
+__getattr__, __dir__ = lazy_names(__name__, MODULES)

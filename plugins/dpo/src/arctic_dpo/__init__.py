@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arctic_training.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from arctic_dpo.config import DPOTrainerConfig as DPOTrainerConfig
     from arctic_dpo.data import DPODataFactory as DPODataFactory
     from arctic_dpo.trainer import DPOTrainer as DPOTrainer
 
-_MODULES = {"DPODataFactory": "data", "DPOTrainer": "trainer", "DPOTrainerConfig": "config"}
-__all__ = ["DPODataFactory", "DPOTrainer", "DPOTrainerConfig"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"arctic_dpo.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+MODULES = {
+    "DPODataFactory": "data",
+    "DPOTrainer": "trainer",
+    "DPOTrainerConfig": "config",
+}
+__all__ = sorted(MODULES)
+__getattr__, __dir__ = lazy_names(__name__, MODULES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arctic_training.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from arctic_reward.data import RewardDataConfig as RewardDataConfig
@@ -12,32 +14,13 @@ if TYPE_CHECKING:
     from arctic_reward.trainer import RewardTrainer as RewardTrainer
     from arctic_reward.trainer import RewardTrainerConfig as RewardTrainerConfig
 
-_MODULES = {
-    "RewardDataConfig": "arctic_reward.data",
-    "RewardDataFactory": "arctic_reward.data",
-    "RewardModelConfig": "arctic_reward.model",
-    "RewardModelFactory": "arctic_reward.model",
-    "RewardTrainer": "arctic_reward.trainer",
-    "RewardTrainerConfig": "arctic_reward.trainer",
+MODULES = {
+    "RewardDataConfig": "data",
+    "RewardDataFactory": "data",
+    "RewardModelConfig": "model",
+    "RewardModelFactory": "model",
+    "RewardTrainer": "trainer",
+    "RewardTrainerConfig": "trainer",
 }
-
-__all__ = [
-    "RewardDataConfig",
-    "RewardDataFactory",
-    "RewardModelConfig",
-    "RewardModelFactory",
-    "RewardTrainer",
-    "RewardTrainerConfig",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__all__ = sorted(MODULES)
+__getattr__, __dir__ = lazy_names(__name__, MODULES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arctic_training.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from arctic_sft.data import SFTDataConfig as SFTDataConfig
@@ -10,23 +12,11 @@ if TYPE_CHECKING:
     from arctic_sft.trainer import SFTTrainer as SFTTrainer
     from arctic_sft.trainer import SFTTrainerConfig as SFTTrainerConfig
 
-_MODULES = {
-    "SFTDataConfig": "arctic_sft.data",
-    "SFTDataFactory": "arctic_sft.data",
-    "SFTTrainer": "arctic_sft.trainer",
-    "SFTTrainerConfig": "arctic_sft.trainer",
+MODULES = {
+    "SFTDataConfig": "data",
+    "SFTDataFactory": "data",
+    "SFTTrainer": "trainer",
+    "SFTTrainerConfig": "trainer",
 }
-
-__all__ = ["SFTDataConfig", "SFTDataFactory", "SFTTrainer", "SFTTrainerConfig"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__all__ = sorted(MODULES)
+__getattr__, __dir__ = lazy_names(__name__, MODULES)
