@@ -7,7 +7,7 @@ anew; one that carries none is kept whole.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ class Adapter:
         fingerprint: marks the weights of the base in this precision; another base has another one.
         config: the content of ``adapter_config.json`` as peft has it.
         names: from the names of weights in the model's state to their names in ``adapter_model.safetensors``.
+        new_rows: of the base's embeddings, which its files do not have: each is the mean of those before the first.
     """
 
     base: str
@@ -40,6 +41,7 @@ class Adapter:
     fingerprint: str
     config: Mapping[str, Any]
     names: Mapping[str, str]
+    new_rows: Sequence[int] = ()
 
 
 def set_adapter(model: torch.nn.Module, adapter: Adapter) -> None:

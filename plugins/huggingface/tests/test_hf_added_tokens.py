@@ -191,3 +191,19 @@ def test_lists_that_cannot_be_meant_are_refused(recipe, run_recipe, section, sai
     with pytest.raises(RecipeError) as caught:
         run_recipe(recipe | {"tokenizer": section})
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "told"),
+    [
+        (["*embed_tokens*"], "of model.embed_tokens;"),
+        (["*embed_tokens*", "lm_head*"], "and lm_head;"),
+        ([], None),
+    ],
+)
+def test_tokens_that_no_training_reaches_are_told(run_recipe, recipe, capfd, frozen, told):
+    recipe["model"] |= {"freeze": frozen} if frozen else {}
+    run_recipe(recipe | {"train_iters": 1})
+    errors = " ".join(capfd.readouterr().err.split())
+    assert ("2 added tokens are not learnt" in errors) == bool(told)
+    assert told is None or told in errors

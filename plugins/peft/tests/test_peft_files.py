@@ -57,7 +57,7 @@ class Logits:
 def trained(run_recipe, with_adapter, plugin_manager):
     """A function that trains an adapter, and gives the logits and the folder of its checkpoints of both kinds."""
 
-    def train(kind, **keys):
+    def train(kind, tokens=(), **keys):
         plugin_manager.register(KeepsWeights(), "keeps weights")
         logits = Logits()
         plugin_manager.register(logits, "logits")
@@ -66,6 +66,7 @@ def trained(run_recipe, with_adapter, plugin_manager):
             {"type": "huggingface", "output_dir": "exported", "save_end_of_training": True},
         ]
         recipe = with_adapter(peft_type=kind, **keys) | {"train_iters": 6, "checkpoint": entries}
+        recipe["tokenizer"] = recipe["tokenizer"] | {"added_tokens": list(tokens)}
         run_recipe(recipe | {"optimizer": {"type": "adamw", "learning_rate": 0.05}})
         return logits.logits
 
@@ -120,6 +121,27 @@ def _check(trained, tiny_model, arctic_home, kind, keys):
 @pytest.mark.parametrize("kind", KINDS)
 def test_plain_peft_loads_it_and_merged_it_says_the_same(trained, tiny_model, arctic_home, kind):
     _check(trained, tiny_model, arctic_home, kind, KINDS[kind])
+
+
+@pytest.mark.parametrize("trained_too", [[], ["embed_tokens", "lm_head"]])
+def test_tokens_that_were_added_are_in_the_merged_model_and_in_a_resized_base(
+    trained, tiny_model, arctic_home, trained_too
+):
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    keys = {"r": 4, "target_modules": ["q_proj"], "modules_to_save": trained_too or None}
+    logits = trained("lora", tokens=["<tool>", "</tool>"], **keys)
+    export("kept", "merged", "--merge")
+    merged = whole(arctic_home / "merged")
+    rows = len(whole(tiny_model).get_input_embeddings().weight)
+    assert len(merged.get_input_embeddings().weight) == rows + 2
+    assert len(AutoTokenizer.from_pretrained(arctic_home / "merged")) == rows + 2
+    assert differ(logits_of(merged), logits) < 1e-4
+    if trained_too:  # plain peft makes no room itself
+        base = whole(tiny_model)
+        base.resize_token_embeddings(rows + 2)
+        assert differ(logits_of(PeftModel.from_pretrained(base, arctic_home / "exported/global_step_6")), logits) < 1e-4
 
 
 @pytest.mark.slow

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from arctic_huggingface.added_tokens import fill_rows
 from arctic_huggingface.hub import found, no_pickles
 from arctic_huggingface.layout import Layout
 from arctic_huggingface.shards import ShardFiles, ShardWriter
@@ -16,7 +19,7 @@ from arctic_training.adapters import Adapter, adapter_of, fingerprint
 from arctic_training.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import torch
 
@@ -35,6 +38,14 @@ PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 def base_of(model: Any) -> Any:
     """The model that transformers knows: the base of one that trains an adapter, whose configuration is meant."""
     return model.get_base_model() if adapter_of(model) is not None else model
+
+
+@contextmanager
+def without_deprecations() -> Iterator[None]:
+    """Keep to itself that peft uses names of transformers that are on their way out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def write_description(adapter: Adapter, directory: Path) -> None:
@@ -137,7 +148,8 @@ def _merged(base: Any, folder: Path, where: Path) -> Any:
         )
     config = PeftConfig.from_pretrained(folder)
     try:
-        adapted = get_peft_model(base, config, autocast_adapter_dtype=False)
+        with without_deprecations():
+            adapted = get_peft_model(base, config, autocast_adapter_dtype=False)
         report = set_peft_model_state_dict(adapted, load_file(weights))
         if report.unexpected_keys:
             raise ValueError(f"the base has no place for {report.unexpected_keys[0]}")
@@ -164,9 +176,12 @@ def _base(adapter: Adapter, folder: Path, trusted: bool) -> Any:
     with found(f"base model {name!r}", refused, "put the base model where it was in training"):
         config = transformers.AutoConfig.from_pretrained(folder)
         own = getattr(transformers, next(iter(config.architectures or ()), ""), None)
-        settings = _quantized_when_loaded(config, name, adapter.revision)
+        plain = transformers.AutoConfig.from_pretrained(name, revision=adapter.revision)
+        settings = _quantized_when_loaded(config, plain)
+        text, rows = config.get_text_config(), config.get_text_config().vocab_size
+        text.vocab_size = plain.get_text_config().vocab_size
         with no_pickles(name, name, refused):
-            return (own or transformers.AutoModelForCausalLM).from_pretrained(
+            model = (own or transformers.AutoModelForCausalLM).from_pretrained(
                 name,
                 config=config,
                 revision=adapter.revision,
@@ -174,15 +189,17 @@ def _base(adapter: Adapter, folder: Path, trusted: bool) -> Any:
                 use_safetensors=None if trusted else True,
                 **settings,
             )
+        if adapter.new_rows:
+            fill_rows(model, adapter.new_rows, rows)
+        return model
 
 
-def _quantized_when_loaded(config: Any, name: str, revision: str | None) -> dict[str, Any]:
+def _quantized_when_loaded(config: Any, plain: Any) -> dict[str, Any]:
     """How the weights of a base were quantized in training, for ``from_pretrained``; nothing where its files hold them
     so, or in full. What stands in the configuration, transformers takes for a property of the files."""
     import transformers
 
     settings = getattr(config, "quantization_config", None)
-    plain = transformers.AutoConfig.from_pretrained(name, revision=revision)
     if settings is None or getattr(plain, "quantization_config", None) is not None:
         return {}
     del config.quantization_config

@@ -68,20 +68,29 @@ def make_room(model: PreTrainedModel, added: AddedTokens, multiple: int, run: An
     needed = -(-needed // multiple) * multiple
     if not wanted and needed == rows:
         return
-    num_old = min([rows, *wanted])
-    parts = _parts(model)
-    means = [_mean_row(part, num_old) for part in parts]
-    if needed != rows:
-        _say_whether_tied(model)
-        model.resize_token_embeddings(needed, mean_resizing=False)
-    fresh = sorted({*wanted, *range(rows, needed)})
-    for part, mean in zip(_parts(model), means, strict=True):
-        with _whole(part, written=True):
-            part.data[fresh] = mean.to(part.dtype)
+    model.new_rows = sorted({*wanted, *range(rows, needed)})
+    fill_rows(model, model.new_rows, needed)
     run.say(
         f"model: {len(wanted)} tokens and {needed - rows} rows are added to its embeddings, now of {needed:,} rows; "
         "they begin as the mean of the others"
     )
+
+
+def fill_rows(model: PreTrainedModel, new_rows: Sequence[int], needed: int) -> None:
+    """Give the embeddings so many rows, and each new one the mean of those before the first of them.
+
+    Args:
+        model: any that transformers can resize.
+        new_rows: numbers of rows, in order.
+        needed: rows after it.
+    """
+    means = [_mean_row(part, new_rows[0]) for part in _parts(model)]
+    if needed != _num_rows(model.get_input_embeddings().weight):
+        _say_whether_tied(model)
+        model.resize_token_embeddings(needed, mean_resizing=False)
+    for part, mean in zip(_parts(model), means, strict=True):
+        with _whole(part, written=True):
+            part.data[list(new_rows)] = mean.to(part.dtype)
 
 
 def _say_whether_tied(model: PreTrainedModel) -> None:
@@ -107,7 +116,9 @@ def _mean_row(part: torch.Tensor, num_old: int) -> torch.Tensor:
     import torch
 
     with _whole(part):
-        return part.detach()[:num_old].mean(0, dtype=torch.float32)
+        # So precise that no order of adding up shows: an adapter knows its base by every bit.
+        precise = torch.float32 if part.device.type == "mps" else torch.float64
+        return part.detach()[:num_old].mean(0, dtype=precise)
 
 
 def _num_rows(weight_RD: torch.Tensor) -> int:

@@ -29,9 +29,10 @@ def arctic_register_components(components: Components) -> None:
 @hookimpl
 def arctic_train_start(trainer: Trainer) -> None:
     from arctic_huggingface.attention import check_packing
-    from arctic_huggingface.vocabulary import check_vocabulary
+    from arctic_huggingface.vocabulary import check_vocabulary, warn_of_untrained_tokens
 
     check_vocabulary(trainer)
+    warn_of_untrained_tokens(trainer)
     check_packing(trainer)
 
 

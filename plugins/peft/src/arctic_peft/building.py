@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arctic_huggingface.adapters import without_deprecations
 from arctic_huggingface.hub import refusal
 from arctic_peft import targets
 from arctic_peft.section import KEY, adapted_sections, kind_and_keys
@@ -33,8 +34,7 @@ TASKS = {
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
 }
 """What a model is for, by how the names of transformers' classes end."""
-HEADS = ("classifier", "score")
-"""Modules that peft trains anew for classification."""
+HEADS = ("classifier", "score")  # which peft trains anew for classification
 REFUSALS = (ValueError, TypeError, KeyError, NotImplementedError, ImportError, AttributeError, RuntimeError)
 
 
@@ -73,7 +73,7 @@ def adapted(model: torch.nn.Module, section: Any, run: Any) -> PeftModel:
     peft_config.task_type = peft_config.task_type or _task_of(model)
     heads = HEADS if peft_config.task_type == "SEQ_CLS" else ()
     mark = fingerprint(model, [*(getattr(peft_config, "modules_to_save", None) or ()), *heads], gather_params_ctx)
-    with _explained((*path, KEY), run), _seeded(run):
+    with _explained((*path, KEY), run), _seeded(run), without_deprecations():
         # Adapters have the precision of the model, and master weights of the engine like all that is trained.
         result = get_peft_model(model, peft_config, revision=_revision(section, model), autocast_adapter_dtype=False)
     peft_config.base_model_name_or_path = getattr(model, "name_or_path", None) or section.name_or_path
@@ -86,6 +86,7 @@ def adapted(model: torch.nn.Module, section: Any, run: Any) -> PeftModel:
             fingerprint=mark,
             config=_as_saved(peft_config),
             names=_published_names(result),
+            new_rows=getattr(model, "new_rows", ()),
         ),
     )
     numbers = [(_size(parameter), parameter.requires_grad) for parameter in result.parameters()]
@@ -126,8 +127,7 @@ def _as_saved(peft_config: PeftConfig) -> dict[str, Any]:
 
 
 def _published_names(model: PeftModel) -> dict[str, str]:
-    """From names in the model's state to those in peft's own files: peft chooses tensors of a state, and they are
-    recognised."""
+    """From names in the model's state to those in peft's own files, which hold the same tensors."""
     from peft import get_peft_model_state_dict
 
     state = model.state_dict(keep_vars=True)
