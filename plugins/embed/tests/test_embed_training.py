@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 from arctic_embed.contrast import contrast
+from arctic_huggingface.export import command
 from arctic_training.errors import DataError, RecipeError
 
 ROWS = [
@@ -184,8 +186,8 @@ def test_an_export_says_what_makes_its_embeddings(run_recipe, embed_recipe, pool
 
 def test_a_checkpoint_to_go_on_from_is_exported_with_the_same_files(run_recipe, embed_recipe, tmp_path):
     run_recipe(embed_recipe | {"train_iters": 1, "checkpoint": [{"output_dir": "kept", "save_end_of_training": True}]})
-    command = [sys.executable, "-m", "arctic_cli", "export", "kept", str(tmp_path / "out")]
-    subprocess.run(command, check=True, capture_output=True)
+    done = CliRunner().invoke(command, ["kept", str(tmp_path / "out")], obj=SimpleNamespace(block=(), trust=False))
+    assert done.exit_code == 0, done.output
     assert (tmp_path / "out/modules.json").is_file()
     assert (tmp_path / "out/1_Pooling/config.json").is_file()
 
@@ -200,8 +202,8 @@ def test_sentence_transformers_makes_the_same_embeddings_of_an_export(run_recipe
         pytest.skip("ARCTIC_SENTENCE_TRANSFORMERS_PYTHON names no interpreter with it: run nox -s peers")
     run, folder = exported(run_recipe, embed_recipe, pooling)
     texts = ["a town", "what runs to the sea?", "x" * 100]
-    command = [os.environ["ARCTIC_SENTENCE_TRANSFORMERS_PYTHON"], "-c", LOADED_BY_SENTENCE_TRANSFORMERS, str(folder)]
-    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True)
+    theirs = [os.environ["ARCTIC_SENTENCE_TRANSFORMERS_PYTHON"], "-c", LOADED_BY_SENTENCE_TRANSFORMERS, str(folder)]
+    done = subprocess.run(theirs, input=json.dumps(texts), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     longest, theirs = json.loads(done.stdout.rpartition("embeddings")[2])
     assert longest == 32
