@@ -182,6 +182,7 @@ def test_an_export_says_what_makes_its_embeddings(run_recipe, embed_recipe, pool
         f"pooling_mode_{modes[pooling]}"
     ]
     assert type(AutoModel.from_pretrained(folder)).__name__ == "BertModel"
+    assert "pipeline_tag: feature-extraction" in (folder / "README.md").read_text()
 
 
 def test_a_checkpoint_to_go_on_from_is_exported_with_the_same_files(run_recipe, embed_recipe, tmp_path):

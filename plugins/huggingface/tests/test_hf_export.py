@@ -19,6 +19,7 @@ from arctic_training.checkpoint import EngineCheckpoint
 from arctic_training.errors import ArcticError, CheckpointError, UsageError
 from arctic_training.plugins import create_plugin_manager
 from arctic_training.run import Run
+from arctic_training.trainer import Trainer
 
 ADDED = ("<|a|>", "<|b|>", "<|c|>")
 
@@ -275,6 +276,8 @@ def test_the_card_tells_recipe_data_and_results(trained):
         assert f"`{facts['cache']}`" in card
     assert record["tokenizer"] in card
     assert "LlamaForCausalLM after 2 optimizer steps" in card
+    assert "pipeline_tag: text-generation" in card
+    assert "in nats per trained token" in card
     assert "base_model" not in card, "a folder means nothing on another machine"
 
 
@@ -363,6 +366,9 @@ def test_weights_that_are_joined_are_held_back_for_one_layer_only():
 def test_the_hub_is_told_what_a_model_was_made_of():
     from arctic_huggingface.card import model_card
 
+    class Finished(SimpleNamespace):
+        loss_weight = Trainer.loss_weight
+
     config = get_config(
         {
             "type": "tiny",
@@ -374,7 +380,7 @@ def test_the_hub_is_told_what_a_model_was_made_of():
     )
     run = SimpleNamespace(last_evaluation={}, data_facts={}, tokenizer_sha256="0", fingerprint=[])
     state = SimpleNamespace(step=1, tokens=2, trained_tokens=1)
-    card = model_card(SimpleNamespace(run=run, config=config, state=state, model_unwrapped=None))
+    card = model_card(Finished(run=run, config=config, state=state, model_unwrapped=None))
     assert 'base_model: "some-org/some-model"' in card
     assert "# some-model, trained by tiny" in card
     assert "Not evaluated." in card

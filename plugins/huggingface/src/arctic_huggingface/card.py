@@ -6,18 +6,19 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arctic_huggingface.adapters import base_of
 from arctic_training import __version__
 from arctic_training.adapters import adapter_of
-
-if TYPE_CHECKING:
-    from arctic_training.trainer import Trainer
+from arctic_training.trainer import Trainer
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FIGURES = ("step", "loss", "rows", "tokens", "trained_tokens")
 """Of an evaluation, in this order; others follow."""
+PIPELINES = {"ForCausalLM": "text-generation", "LMHeadModel": "text-generation",
+             "ForSequenceClassification": "text-classification"}  # fmt: skip
+"""What the hub calls the use of a model, by how its class ends; one without a head gives features."""
 NO_FIGURES = ("kind", "name", "seconds", "sets")
 
 
@@ -30,16 +31,19 @@ def model_card(trainer: Trainer) -> str:
     name = getattr(config.model, "save_name", None) or f"{Path(base).name}, trained by {config.type}"
     adapter = adapter_of(trainer.model_unwrapped)
     kind = type(base_of(trainer.model_unwrapped)).__name__
+    pipeline = next((use for ending, use in PIPELINES.items() if kind.endswith(ending)), "feature-extraction")
+    counts_tokens = type(trainer).loss_weight is Trainer.loss_weight
+    loss = "in nats per trained token" if counts_tokens else f"of `{config.type}`"
     if adapter is not None:
         kind = f"{adapter.config['peft_type']} adapter beside {kind} `{base}`"
     what = f"{kind} after {state.step:,} optimizer steps of `{config.type}`"
     lines = [
-        *_front_matter(base, config),
+        *_front_matter(base, config, pipeline),
         *("", f"# {name}", ""),
         f"{what} on {state.tokens:,} tokens, {state.trained_tokens:,} of them trained on.",
         f"Trained with Arctic {__version__}.",
         *("", "## Results", ""),
-        *_results(run.last_evaluation.values()),
+        *_results(run.last_evaluation.values(), loss),
         *("", "## Data", ""),
         *_data(run.data_facts),
         *("", f"Fingerprint of the tokenizer: `{run.tokenizer_sha256}`."),
@@ -51,11 +55,11 @@ def model_card(trainer: Trainer) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _front_matter(base: str, config: Any) -> Iterator[str]:
+def _front_matter(base: str, config: Any, pipeline: str) -> Iterator[str]:
     """What the hub reads. A folder of somebody's machine means nothing there."""
     yield "---"
     yield f"library_name: {'peft' if getattr(config.model, 'peft_config', None) else 'transformers'}"
-    yield "pipeline_tag: text-generation"
+    yield f"pipeline_tag: {pipeline}"
     is_pretrained = getattr(config.model, "init", "pretrained") == "pretrained"
     if is_pretrained and HUB_NAME.fullmatch(base) and not Path(base).exists():
         yield f"base_model: {json.dumps(base)}"
@@ -63,14 +67,14 @@ def _front_matter(base: str, config: Any) -> Iterator[str]:
     yield "---"
 
 
-def _results(evaluations: Iterable[dict[str, Any]]) -> list[str]:
+def _results(evaluations: Iterable[dict[str, Any]], loss: str) -> list[str]:
     records = list(evaluations)
     if not records:
         return ["Not evaluated."]
     others = sorted({name for record in records for name in record} - {*FIGURES, *NO_FIGURES})
     names = [*FIGURES, *others]
     rows = [[record["name"], *(_shown(record.get(name)) for name in names)] for record in records]
-    return ["The loss is in nats per trained token.", "", *_table(["set", *names], rows)]
+    return [f"The loss is {loss}.", "", *_table(["set", *names], rows)]
 
 
 def _data(facts: dict[str, dict[str, Any]]) -> list[str]:
