@@ -2,72 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from arctic_huggingface.chat.answers import AnswersDataConfig, AnswersDataFactory
 from arctic_huggingface.chat.labelled import DESIRABLE, KIND, LabelledEncoder
 from arctic_training.config import key
 from arctic_training.data import Rows
 from arctic_training.encoding import Encoder
 from arctic_training.errors import DataError
-from arctic_training.pieces import OverLong
-from arctic_training.token_data import TokenDataConfig, TokenDataFactory
 from arctic_training.token_tables import columns_of
 
 if TYPE_CHECKING:
     from arctic_training.token_rows import PlannedRows, TokenRows
 
 
-class KTODataConfig(TokenDataConfig):
+class KTODataConfig(AnswersDataConfig):
     max_length: int | None = key(
         None,
         ge=2,
         doc="Longest prompt with its answer in tokens; the model's max_position_embeddings when not given. A row holds "
         "the prompt twice, with its own answer and with one of another row, and so much a pack may hold.",
     )
-    over_long: OverLong | None = key(
-        None,
-        doc="What becomes of rows whose prompt and answer are longer than max_length: drop or error. By default what "
-        "filter_samples says.",
-    )
-    filter_samples: bool = key(
-        True, when_given=True, doc="Drop over-long rows; otherwise they are an error. over_long says it in a word."
-    )
-
-    def check(self) -> Iterator[tuple[str, str]]:
-        yield from super().check()
-        if self.over_long not in (None, "drop", "error"):
-            yield "over_long", f"answers are never cut: expected drop or error, found {self.over_long!r}"
-        for name in ("always_max_length", "fuse_positions_prob"):
-            if getattr(self, name):
-                yield name, "would join or part the documents of a row: leave it out"
-
-    @property
-    def over_long_policy(self) -> OverLong:
-        """What becomes of over-long rows."""
-        return self.over_long or ("drop" if self.filter_samples else "error")
 
 
-class KTODataFactory(TokenDataFactory):
+class KTODataFactory(AnswersDataFactory):
     """Chats with a ``label`` to rows, or packs of rows, with labels on the last answer of each chat."""
 
     name = "kto"
     config: KTODataConfig
     default_source = "huggingface_labelled"
 
-    @property
-    def max_length(self) -> int:
-        """Longest row in tokens: the prompt with its answer, and with that of another row."""
-        return 2 * super().max_length
-
     def draws(self) -> bool:  # said once more here, since a class speaks for itself alone
         return super().draws()
 
     def encoder(self) -> Encoder:
-        if self.run.config.tokenizer.tokenize_kwargs:
-            self.run.warn("tokenizer.tokenize_kwargs is for plain text, and says nothing about chats")
+        self.warn_of_plain_arguments()
         drop = self.config.over_long_policy == "drop"
-        return LabelledEncoder(self.tokenizer, max_length=self.max_length // 2, drop_over_long=drop)
+        return LabelledEncoder(self.tokenizer, max_length=self.max_document_length, drop_over_long=drop)
 
     def check_shape(self, dataset: Rows) -> None:
         """Refuse a source none of whose first rows has a chat and a label.

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from arctic_huggingface.chat.answers import AnswersDataConfig, AnswersDataFactory
 from arctic_huggingface.chat.encoder import ChatEncoder
 from arctic_huggingface.faults import EQUAL_ANSWERS, OTHER_PROMPT, WRONG_TYPE, Fault, check_object
 from arctic_huggingface.messages import MessageReader
@@ -21,8 +22,6 @@ from arctic_training.data import Rows
 from arctic_training.encoding import EncodedRows, Encoder
 from arctic_training.errors import BadRow, DataError
 from arctic_training.loss import IGNORE_INDEX
-from arctic_training.pieces import OverLong
-from arctic_training.token_data import TokenDataConfig, TokenDataFactory
 from arctic_training.token_tables import columns_of
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ TOO_LONG = "over-long pair"
 Truncation = Literal["keep_start", "keep_end"]
 
 
-class PairDataConfig(TokenDataConfig):
+class PairDataConfig(AnswersDataConfig):
     max_length: int | None = key(
         None,
         ge=2,
@@ -48,30 +47,9 @@ class PairDataConfig(TokenDataConfig):
         "max_length.",
     )
     dpo_prompt_truncation_mode: Truncation = key("keep_start", doc="Which part of a prompt stays that is cut.")
-    over_long: OverLong | None = key(
-        None,
-        doc="What becomes of pairs whose answer leaves no room for any prompt within max_length: drop or error. By "
-        "default what filter_samples says.",
-    )
-    filter_samples: bool = key(
-        True, when_given=True, doc="Drop over-long pairs; otherwise they are an error. over_long says it in a word."
-    )
-
-    def check(self) -> Iterator[tuple[str, str]]:
-        yield from super().check()
-        if self.over_long not in (None, "drop", "error"):
-            yield "over_long", f"answers are never cut: expected drop or error, found {self.over_long!r}"
-        for name in ("always_max_length", "fuse_positions_prob"):
-            if getattr(self, name):
-                yield name, "would join or part the two answers of a pair: leave it out"
-
-    @property
-    def over_long_policy(self) -> OverLong:
-        """What becomes of over-long pairs."""
-        return self.over_long or ("drop" if self.filter_samples else "error")
 
 
-class PairDataFactory(TokenDataFactory):
+class PairDataFactory(AnswersDataFactory):
     """Rows with ``chosen`` and ``rejected`` to rows, or packs of rows, that hold pairs of documents."""
 
     config: PairDataConfig
@@ -79,18 +57,12 @@ class PairDataFactory(TokenDataFactory):
     number_columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the rows with a number for each pair, which the loss finds in ``batch.columns``."""
 
-    @property
-    def max_length(self) -> int:
-        """Longest row in tokens: two answers with their prompts."""
-        return 2 * super().max_length
-
     def encoder(self) -> Encoder:
         config = self.config
-        if self.run.config.tokenizer.tokenize_kwargs:
-            self.run.warn("tokenizer.tokenize_kwargs is for plain text, and says nothing about chats")
+        self.warn_of_plain_arguments()
         return PairEncoder(
             self.tokenizer,
-            max_length=self.max_length // 2,
+            max_length=self.max_document_length,
             max_prompt_length=config.max_prompt_length,
             truncation=config.dpo_prompt_truncation_mode,
             drop_over_long=config.over_long_policy == "drop",
