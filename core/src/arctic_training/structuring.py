@@ -299,11 +299,14 @@ class Structurer:
             at = self.recipe.problem(path, f"deprecated: {info.deprecated}", of="key")
             self.warnings.append(str(at))
         result = self.structure(value, info.type, path)
-        for number in result if isinstance(result, (list, tuple)) else (result,):
-            if bounds := outside(number, info.bounds):
-                return self.refuse(
-                    f"expected {described(info.type, bounded=True)} {bounds}, found {found(value)}", path=path
-                )
+        if isinstance(result, (list, tuple)):
+            for place, number in enumerate(result):
+                if bounds := outside(number, info.bounds):
+                    return self.refuse(f"expected numbers {bounds}, found {found(number)}", path=(*path, place))
+        elif bounds := outside(result, info.bounds):
+            return self.refuse(
+                f"expected {described(info.type, bounded=True)} {bounds}, found {found(value)}", path=path
+            )
         return result
 
     def _default(self, info: KeyInfo) -> Any:

@@ -24,6 +24,8 @@ def train_records(run):
         ({"loss_type": "exo_pair"}, "exo_pair needs a share above 0"),
         ({"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0]}, "1 weights for 2 losses"),
         ({"loss_type": ["sigmoid", "sigmoid"]}, "a list of different ones"),
+        ({"loss_type": []}, r"^(?!.*has no reference)(?s:.)*expected one loss"),
+        ({"loss_weights": [1.0, -1.0]}, r"loss_weights\.1: expected numbers of at least 0, found the number -1"),
         ({"loss_type": "sigmod"}, "loss_type"),
         ({"loss_type": "ipo", "length_normalization": True}, "divides by the tokens anyway"),
         ({"label_smoothing": 0.5}, "label_smoothing"),

@@ -47,6 +47,7 @@ class DPOTrainerConfig(TrainerConfig):
         names = ", ".join(self.loss_types)
         if not self.loss_types or len(set(self.loss_types)) < len(self.loss_types):
             yield "loss_type", "expected one loss, or a list of different ones"
+            return
         if self.loss_weights and len(self.loss_weights) != len(self.loss_types):
             yield "loss_weights", f"{len(self.loss_weights)} weights for {len(self.loss_types)} losses"
         taken = {name for loss in self.loss_types for name in LOSSES[loss].takes}

@@ -94,7 +94,7 @@ class EmbedTrainer(Trainer):
         if len(keys[numbers > 1].unique()) == 1:
             raise DataError(
                 f"the {int((numbers == 1).sum())} row(s) of a step or evaluation hold one document between them",
-                remedy="raise micro_batch_size, give rows negatives, or leave no last step of one row: add or drop one",
+                remedy="raise micro_batch_size, give rows negatives, drop a last single one, or let their texts differ",
             )
         return contrast(embeddings_TD, numbers, keys, rows, self.config)
 

@@ -5,7 +5,7 @@ Shapes: B rows, L tokens of a row, V words, D documents of the micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from arctic_huggingface.chat.labelled import DESIRABLE, KIND, MISMATCHED, MISMATCHED_PROMPT, UNDESIRABLE
@@ -44,6 +44,14 @@ class KTOTrainerConfig(TrainerConfig):
         doc="Weight of the loss of undesirable answers. The paper keeps desirable_weight times their number between 1 "
         "and 4/3 of undesirable_weight times theirs.",
     )
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from super().check()
+        if self.ref_model is None and not getattr(self.model, "peft_config", None):
+            message = (
+                "there is no reference: name the model that training starts from; there is no adapter to switch off"
+            )
+            yield "ref_model", message
 
 
 class Answers(NamedTuple):
