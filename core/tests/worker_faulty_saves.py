@@ -131,6 +131,15 @@ def memory(pid: int, address: int, size: int) -> bytes:
         return file.read(size)
 
 
+def text_at(pid: int, address: int) -> str:
+    """What stands in memory up to a zero byte, which may come on the next page."""
+    text = b""
+    while b"\0" not in text:
+        begin = address + len(text)
+        text += memory(pid, begin, 4096 - begin % 4096)
+    return text.partition(b"\0")[0].decode()
+
+
 def path_of(pid: int, name: str, arguments: list[int]) -> tuple[str, str]:
     """An operation's plain name and the path that it is about."""
     plain = name.removesuffix("2").removesuffix("at").removeprefix("p").removesuffix("v")
@@ -138,7 +147,7 @@ def path_of(pid: int, name: str, arguments: list[int]) -> tuple[str, str]:
         return plain, os.readlink(f"/proc/{pid}/fd/{arguments[0]}")
     is_at = name.endswith(("at", "at2"))
     address = arguments[1] if is_at else arguments[0]
-    text = memory(pid, address, 4096 - address % 4096).partition(b"\0")[0].decode()
+    text = text_at(pid, address)
     folder = ctypes.c_int(arguments[0]).value if is_at else -100
     base = os.readlink(f"/proc/{pid}/cwd" if folder == -100 else f"/proc/{pid}/fd/{folder}")
     if plain == "open" and arguments[2 if is_at else 1] & os.O_CREAT:
