@@ -146,7 +146,7 @@ def test_defaults_are_not_shared_between_sections():
         ({"steps": -1}, "steps: expected a whole number of at least 0"),
         ({"inner": {"depth": 10}}, "inner.depth: expected a whole number of at least 1 and of at most 9"),
         ({"betas": [0.9]}, "betas: expected a list of 2, found a list of 1"),
-        ({"betas": [0.9, 1]}, "betas: expected a list of 2 of at least 0 and below 1"),
+        ({"betas": [0.9, 1]}, "betas.1: expected numbers of at least 0 and below 1, found the number 1"),
         ({"betas": [0.9, "x"]}, "betas.1: expected a number, found 'x'"),
         ({"flag": "yes"}, "flag: expected true or false, found the text 'yes'"),
         ({"flag": 1}, "flag: expected true or false, found the number 1"),

@@ -11,6 +11,13 @@ from arctic_huggingface.checkpoint import HFCheckpointEngine
 from arctic_training.api import configure
 from arctic_training.errors import CheckpointError
 from arctic_training.state import TrainState
+from arctic_training.trainer import Trainer
+
+
+class Finished(SimpleNamespace):
+    """What an export asks of a trainer."""
+
+    loss_weight = Trainer.loss_weight
 
 
 class Export:
@@ -32,7 +39,7 @@ class Export:
 
         self.given = []
         self.run.world = World(rank=rank, size=rank + 1)
-        self.run.trainer = SimpleNamespace(
+        self.run.trainer = Finished(
             model_unwrapped=model,
             tokenizer=self.tokenizer,
             engine=SimpleNamespace(full_parameters=full_parameters),
