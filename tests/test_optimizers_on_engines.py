@@ -77,6 +77,13 @@ def test_what_needs_whole_matrices_is_refused_where_they_are_divided(run_recipe,
     assert "arctic_load_data" not in hook_recorder.names
 
 
+@pytest.mark.parametrize(("name", "warnings"), [("linear", 1), ("constant_with_warmup", 0), ("constant", 0)])
+def test_schedule_free_says_where_its_rate_falls_all_the_same(run_recipe, recipe, name, warnings):
+    scheduler = {"type": "huggingface", "name": name}
+    run = run_recipe(on(recipe | {"train_iters": 1}, "schedule_free", "torch", scheduler=scheduler))
+    assert run.log_path.read_text().count(f"averages instead of a falling rate, {name} falls") == warnings
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_schedule_free_in_16_bits_evaluates_the_average_under_zero_too(run_recipe, recipe, stage):
     recipe |= {"model": {"dtype": "bf16"}, "eval_interval": 2}

@@ -36,6 +36,8 @@ def test_keys_and_values_know_their_lines(write):
     assert recipe.position(("data", "sources", 1, "type")) == ("recipe.yaml", 6, 14)
     assert recipe.position(("model", "absent")) == ("recipe.yaml", 1, 1)
     assert recipe.position(("absent",)) == ("recipe.yaml", 1, 1)
+    assert recipe.place(("model", "dtype")) == "recipe.yaml:2:10: model.dtype"
+    assert load_recipe({"model": {"dtype": "bf16"}}).place(("model", "dtype")) == "model.dtype"
     assert recipe.origin(("model", "dtype")) == "recipe.yaml:2"
     assert recipe.origin(("absent",)) == "default"
 

@@ -117,6 +117,12 @@ def fingerprint(
     return digest.hexdigest()
 
 
+def trained_shapes(model: torch.nn.Module) -> dict[str, list[int]]:
+    """The shapes of what is trained beside the base, by name; also of parameters that ZeRO-3 divides among ranks."""
+    trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return {name: list(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in trained}
+
+
 def _spread(size: int, most: int) -> list[int]:
     """At most so many of the numbers below ``size``, evenly over all of them, the last among them."""
     count = min(size, most)

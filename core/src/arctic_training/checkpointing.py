@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from arctic_training import __version__
-from arctic_training.adapters import adapter_of
+from arctic_training.adapters import adapter_of, trained_shapes
 from arctic_training.distributed import from_first_rank, gather_objects
 from arctic_training.dump import dump
 from arctic_training.errors import CheckpointError
@@ -232,7 +232,7 @@ def _write_state(run: Run, directory: Path) -> None:
             "plugins": plugins,
         }
         if (adapter := adapter_of(run.trainer.model_unwrapped)) is not None:
-            stored["adapter"] = attrs.asdict(adapter)
+            stored["adapter"] = attrs.asdict(adapter) | {"shapes": trained_shapes(run.trainer.model_unwrapped)}
         (directory / STATE_FILE).write_text(json.dumps(stored, indent=1))
 
 

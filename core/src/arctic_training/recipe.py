@@ -52,6 +52,11 @@ class Recipe:
         """A problem with what stands at ``path``."""
         return Location(*self.position(path, of)).problem(message, path=dotted(path), remedy=remedy)
 
+    def place(self, path: tuple, of: Literal["key", "value"] = "value") -> str:
+        """Where a value stands, as errors name it: ``recipe.yaml:3:5: optimizer.type``."""
+        file, line, column = self.position(path, of)
+        return f"{file}:{line}:{column}: {dotted(path)}" if line else dotted(path)
+
     def origin(self, path: tuple) -> str:
         """Where a value comes from: ``recipe.yaml:3``, ``override``, ``recipe`` (a mapping) or ``default``."""
         node = self._nodes.get(path)

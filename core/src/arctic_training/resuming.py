@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arctic_training.adapters import adapter_of
+from arctic_training.adapters import adapter_of, trained_shapes
 from arctic_training.checkpointing import data_keys, directory_of
 from arctic_training.distributed import from_first_rank
 from arctic_training.errors import CheckpointError
@@ -142,9 +142,18 @@ def _refuse_other_base(run: Run, path: Path, there: dict[str, Any] | None) -> No
             remedy="resume with the base model that the checkpoint was written with",
         )
     names = sorted(name for name in {*here.config, *there["config"]} if name not in ("base_model_name_or_path",))
-    odd = [name for name in names if here.config.get(name) != there["config"].get(name)]
+    odd = [
+        f"{name} is {here.config.get(name)}, and was {there['config'].get(name)}"
+        for name in names
+        if here.config.get(name) != there["config"].get(name)
+    ]
+    words = f"the adapter is not the one that was saved: {'; '.join(odd) or 'it has other weights'}"
+    shapes = trained_shapes(run.trainer.model_unwrapped)
+    if there.get("shapes", shapes) != shapes:
+        remedy = "resume with the peft_config that the checkpoint was written with, or begin in another output_dir"
+        raise CheckpointError(words, where=str(path), remedy=remedy)
     if odd:
-        run.warn(f"checkpoint: the adapter has another {', '.join(odd)} than the one of {path}")
+        run.warn(f"checkpoint: {words} in {path}")
 
 
 def _load_from_elsewhere(run: Run, path: Path, kind: str, stored: dict[str, Any], layout: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ class TorchEngine(Engine):
         if fp16 and not self.config.master_weights:
             raise UsageError(
                 "fp16 cannot train without master weights: its scaled gradients have to be divided in fp32",
-                where="engine.master_weights",
+                where=self.run.config.recipe.place(("engine", "master_weights")),
                 remedy="leave it out, or set model.dtype: bf16",
             )
         self.model = self.model_unwrapped = model.to(self.device)

@@ -9,6 +9,7 @@ import pytest
 from arctic_deepspeed.optimizer import CPUAdamFactory, FusedAdamFactory, refuse_without_compiler, wait_for_build
 from arctic_training.errors import UsageError
 from arctic_training.optimizer import OptimizerConfig
+from arctic_training.recipe import load_recipe
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def run():
     import torch
 
     said = []
-    config = SimpleNamespace(deepspeed={})
+    config = SimpleNamespace(deepspeed={}, recipe=load_recipe({}))
     return SimpleNamespace(said=said, say=said.append, device=torch.device("cpu"), config=config)
 
 
@@ -45,7 +46,7 @@ def test_cpu_adam_says_what_it_lacks_before_it_builds(tmp_path, monkeypatch, too
         (tmp_path / tool).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match=missing) as refusal:
-        refuse_without_compiler()
+        refuse_without_compiler("recipe.yaml:3:5")
     assert "fused_adam" in str(refusal.value)
 
 

@@ -133,12 +133,12 @@ def test_a_recipe_without_a_teacher_is_refused(run_recipe, distill_recipe):
 def test_layers_that_do_not_exist_or_differ_in_width_are_refused(run_recipe, distill_recipe, tmp_path):
     from arctic_training.testing.tiny_llama import make_tiny_llama
 
-    with pytest.raises(RecipeError, match=r"hidden_layers: there is no layer 4 in the other model; give 0, .* to 3"):
+    with pytest.raises(RecipeError, match=r"hidden_layers: there is no layer 4 in the teacher; give 0, .* to 3"):
         run_recipe(distill_recipe | {"hidden_layers": [[2, 4]]})
     with pytest.raises(RecipeError, match="hidden_layers: there is no layer 3 in the model"):
         run_recipe(distill_recipe | {"hidden_layers": [[3, 3]]})
     wide = make_tiny_llama(tmp_path / "wide", hidden_size=64)
-    with pytest.raises(RecipeError, match="hidden states have 32 numbers in the model and 64 in the other"):
+    with pytest.raises(RecipeError, match="hidden states have 32 numbers in the model and 64 in the teacher"):
         run_recipe(distill_recipe | {"teacher": {"name_or_path": str(wide)}, "hidden_layers": [[1, 1]]})
 
 

@@ -211,7 +211,7 @@ def test_8_bits_without_a_gpu_end_the_run_before_data_is_prepared(run_recipe, ti
     from arctic_optimizers.adamw_8bit import AdamW8bitFactory
 
     with pytest.raises(PluginError, match="needs bitsandbytes"):
-        AdamW8bitFactory.refuse_without_kernels("cuda")
+        AdamW8bitFactory.refuse_without_kernels("cuda", "recipe.yaml:3:5")
     if not torch.cuda.is_available():
         with pytest.raises(PluginError, match="on an accelerator, not on a cpu") as refusal:
             run_recipe(with_optimizer(tiny_recipe, "adamw_8bit"))

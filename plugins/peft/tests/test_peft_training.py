@@ -94,7 +94,15 @@ def test_another_scale_after_a_resume_is_told(run_recipe, lora_recipe, with_adap
     run_recipe(recipe)
     other = recipe["model"]["peft_config"] | {"lora_alpha": 16}
     run = run_recipe(with_adapter(**other) | {"train_iters": 3, "resume": "kept"})
-    assert "the adapter has another lora_alpha than" in (run.log_path).read_text()
+    assert "the adapter is not the one that was saved: lora_alpha is 16, and was 8 in" in (run.log_path).read_text()
+
+
+def test_another_rank_after_a_resume_is_refused_with_both(run_recipe, lora_recipe, with_adapter):
+    recipe = lora_recipe | {"train_iters": 2, "checkpoint": {"output_dir": "kept", "save_end_of_training": True}}
+    run_recipe(recipe)
+    other = recipe["model"]["peft_config"] | {"r": 5}
+    with pytest.raises(CheckpointError, match=r"not the one that was saved: r is 5, and was \d"):
+        run_recipe(with_adapter(**other) | {"train_iters": 3, "resume": "kept"})
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

@@ -44,7 +44,7 @@ class DeepSpeedEngine(Engine):
         if stage and getattr(optimizer.component, "needs_whole_parameters", False) and not run.only_prepares:
             raise UsageError(
                 f"the optimizer {optimizer.type!r} steps whole matrices, which ZeRO stage {stage} divides among ranks",
-                where="optimizer.type",
+                where=run.config.recipe.place(("optimizer", "type")),
                 remedy="set deepspeed: {zero_optimization: {stage: 0}}, or another optimizer",
             )
         setattr(run, process.SET_BY_US, process.prepare_environment(run.world, run.device.type))
@@ -70,7 +70,7 @@ class DeepSpeedEngine(Engine):
         except (ValueError, AssertionError, NotImplementedError) as error:
             raise UsageError(
                 f"DeepSpeed refuses this configuration: {error}",
-                where="deepspeed",
+                where=self.run.config.recipe.place(("deepspeed",), "key"),
                 remedy="change the section, or model.dtype where it is about precision",
             ) from error
         process.let_groups_wait(self.run.config.process_group_timeout)

@@ -53,7 +53,7 @@ class CPUAdamFactory(OptimizerFactory):
         self._refuse_without_offload()
         import_without_compiling()
         if not is_installed("cpu_adam"):
-            refuse_without_compiler()
+            refuse_without_compiler(self.run.config.recipe.place(("optimizer", "type")))
         from deepspeed.ops.adam import DeepSpeedCPUAdam
         from filelock import FileLock
 
@@ -73,7 +73,7 @@ class CPUAdamFactory(OptimizerFactory):
         if self.device.type != "cpu" and offload.get("device") not in ("cpu", "nvme"):
             raise UsageError(
                 "cpu_adam trains weights on the CPU, and nothing is offloaded there",
-                where="optimizer.type",
+                where=self.run.config.recipe.place(("optimizer", "type")),
                 remedy="set deepspeed.zero_optimization.offload_optimizer.device: cpu, or optimizer.type: fused_adam",
             )
 
@@ -88,8 +88,11 @@ def is_installed(op: str) -> bool:
     return bool(installed_ops.get(op, False))
 
 
-def refuse_without_compiler() -> None:
+def refuse_without_compiler(where: str) -> None:
     """Refuse to begin a build that cannot end well.
+
+    Args:
+        where: the place in the recipe that asks for it.
 
     Raises:
         UsageError: the compiler or ninja is missing; says which.
@@ -99,7 +102,7 @@ def refuse_without_compiler() -> None:
     if missing:
         raise UsageError(
             f"DeepSpeed's cpu_adam has to be compiled, and there is no {' and no '.join(missing)}",
-            where="optimizer.type",
+            where=where,
             remedy=_OTHERWISE,
         )
 

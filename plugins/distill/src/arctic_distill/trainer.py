@@ -108,7 +108,7 @@ class DistillTrainer(Trainer):
     def prepare(self) -> None:
         if not self.config.top_k:
             architecture = fitting_architecture(self.run, self.config.teacher)
-            check_layer_pairs(self.run, "hidden_layers", self.config.hidden_layers, architecture)
+            check_layer_pairs(self.run, "hidden_layers", self.config.hidden_layers, "teacher", architecture)
             self.teacher = self.run.frozen_model(self.config.teacher)
 
     def loss(self, batch: MicroBatch) -> LossSum:  # type: ignore[override]

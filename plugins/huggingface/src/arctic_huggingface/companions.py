@@ -49,13 +49,14 @@ def fitting_architecture(run: Run, section: ModelConfig) -> Any:
     return architecture
 
 
-def check_layer_pairs(run: Run, key: str, pairs: Sequence[tuple[int, int]], architecture: Any) -> None:
+def check_layer_pairs(run: Run, key: str, pairs: Sequence[tuple[int, int]], who: str, architecture: Any) -> None:
     """Refuse layers that do not exist, or whose hidden states are of different widths.
 
     Args:
         run: a run whose architecture is built.
         key: what gives the pairs.
         pairs: layers of the model, each with one of the companion; 0 is the embeddings.
+        who: the companion in a word, such as teacher.
         architecture: that of the companion.
 
     Raises:
@@ -65,13 +66,13 @@ def check_layer_pairs(run: Run, key: str, pairs: Sequence[tuple[int, int]], arch
     for own_layer, their_layer in pairs:
         for who, layer, last in (
             ("model", own_layer, own.num_hidden_layers),
-            ("other model", their_layer, theirs.num_hidden_layers),
+            (who, their_layer, theirs.num_hidden_layers),
         ):
             if not 0 <= layer <= last:
                 raise refusal(run, key)(f"there is no layer {layer} in the {who}", f"give 0, the embeddings, to {last}")
     if pairs and own.hidden_size != theirs.hidden_size:
         raise refusal(run, key)(
-            f"hidden states have {own.hidden_size} numbers in the model and {theirs.hidden_size} in the other",
+            f"hidden states have {own.hidden_size} numbers in the model and {theirs.hidden_size} in the {who}",
             f"leave {key} out, or take two models that are equally wide",
         )
 

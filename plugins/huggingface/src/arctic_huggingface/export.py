@@ -19,6 +19,7 @@ import click
 from arctic_training.errors import CheckpointError, UsageError
 from arctic_training.human_numbers import parse_number
 from arctic_training.manifest import sync
+from arctic_training.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ def command(
     manager = create_plugin_manager(block=getattr(settings, "block", ()))
     trusted = getattr(settings, "trust", False)
     source = find_source(checkpoint, manager, say=lambda text: click.echo(text, err=True), trusted=trusted)
-    click.echo(f"{source.path}: {source.kind}, step {source.step}, written by {source.num_ranks} rank(s)", err=True)
+    click.echo(f"{source.path}: {source.kind}, step {source.step}, written by {counted(source.num_ranks, 'rank')}", err=True)
     if merge and source.adapter is None:
         raise UsageError(f"{source.path} holds a whole model and no adapter", remedy="leave --merge out")
     write = (lambda *arguments: _write_merged(source, trusted, *arguments)) if merge else None

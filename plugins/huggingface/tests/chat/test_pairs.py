@@ -91,6 +91,15 @@ def test_a_long_prompt_loses_its_end_or_its_start_and_is_counted(encode, mode, k
     assert encoded.counts == {"prompts cut to max_prompt_length": 2}
 
 
+def test_a_prompt_that_two_limits_cut_is_counted_once_under_the_narrower(encode):
+    _, [whole] = encode(PAIR)
+    longest = max(len(document["input_ids"]) for document in whole)
+    encoded, _ = encode(PAIR, max_length=longest - 4, max_prompt_length=longest - 12 if longest > 12 else 1)
+    assert sum(encoded.counts.values()) == 1
+    encoded, _ = encode(PAIR, max_length=longest - 4, max_prompt_length=4096)
+    assert encoded.counts == {"prompts cut to what the answers leave of max_length": 1}
+
+
 def test_answers_are_never_cut_when_max_length_is_below_max_prompt_length(encode, tokenizer):
     _, [whole] = encode(PAIR)
     answer = max(sum(label != -100 for label in document["labels"]) + 1 for document in whole)  # and a line break

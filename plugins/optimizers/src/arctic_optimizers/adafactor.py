@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 
 
 class AdafactorConfig(OptimizerConfig):
-    learning_rate: float = key(
-        1e-2, ge=0, aliases=("lr",), doc="Largest step by a parameter's root mean square; at most 1 / sqrt(step)."
-    )
+    # Relative to a parameter's root mean square.
+    learning_rate: float = key(1e-2, ge=0, aliases=("lr",), doc="Largest relative step, at most 1 / sqrt(step).")
     beta2_decay: float = key(-0.8, le=0, doc="The second moments at step t decay by 1 - t ** beta2_decay.")
     clip_threshold: float = key(1.0, ge=1, doc="Largest root mean square of an update before the learning rate.")
 

@@ -25,13 +25,11 @@ class AdamW8bitFactory(OptimizerFactory):
         return AdamW8bit(self.parameter_groups(model), lr=self.config.learning_rate, betas=self.config.betas)
 
     @staticmethod
-    def refuse_without_kernels(device: str) -> None:
+    def refuse_without_kernels(device: str, where: str) -> None:
         """Raise a PluginError where bitsandbytes does not run, before data is prepared."""
-        problem, remedy = "", "take adamw, or adafactor, which needs as little memory"
         if device != "cuda":
             problem = f"the 8-bit kernels of bitsandbytes step parameters on an accelerator, not on a {device}"
-        elif find_spec("bitsandbytes") is None:
-            problem = "adamw_8bit needs bitsandbytes, which is not installed"
+            raise PluginError(problem, where=where, remedy="take adamw, or adafactor, which needs as little memory")
+        if find_spec("bitsandbytes") is None:
             remedy = "pip install 'arctic-plugin-optimizers[bitsandbytes]'"
-        if problem:
-            raise PluginError(problem, where="optimizer.type", remedy=remedy)
+            raise PluginError("adamw_8bit needs bitsandbytes, which is not installed", where=where, remedy=remedy)

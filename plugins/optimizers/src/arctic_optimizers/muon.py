@@ -46,8 +46,8 @@ class MuonFactory(OptimizerFactory):
                 if chosen:
                     groups.append({**group, "params": chosen, "orthogonal": orthogonal})
         if not sizes[True]:
-            message = "muon steps the matrices of a model's body, and none of them is trained"
-            raise UsageError(message, where="optimizer.type", remedy="take adamw, or train more of the model")
+            message = "muon steps the matrices of a model's body, and none is trained: take adamw, or train more"
+            raise UsageError(message, where=self.run.config.recipe.place(("optimizer", "type")))
         self.run.say(f"optimizer: muon for {sizes[True]:,} parameters in matrices, AdamW for {sizes[False]:,} others")
         keys = {name: getattr(config, name) for name in ("betas", "momentum", "nesterov", "newton_schulz_steps")}
         return Muon(groups, lr=config.learning_rate, **keys)

@@ -25,7 +25,7 @@ def arctic_configure(run: Any) -> None:
     from arctic_optimizers.adamw_8bit import AdamW8bitFactory
 
     if run.config.optimizer.component is AdamW8bitFactory and not run.only_prepares:
-        AdamW8bitFactory.refuse_without_kernels(run.device.type)
+        AdamW8bitFactory.refuse_without_kernels(run.device.type, run.config.recipe.place(("optimizer", "type")))
 
 
 @hookimpl

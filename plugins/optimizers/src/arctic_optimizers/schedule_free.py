@@ -27,4 +27,7 @@ class ScheduleFreeFactory(OptimizerFactory):
     def create_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         from arctic_optimizers.schedule_free_step import ScheduleFreeAdamW
 
+        schedule = getattr(self.run.config.scheduler, "schedule", "constant")
+        if not schedule.startswith("constant"):
+            self.run.warn(f"schedule_free averages instead of a falling rate, {schedule} falls: name constant_with_warmup")
         return ScheduleFreeAdamW(self.parameter_groups(model), lr=self.config.learning_rate, betas=self.config.betas)

@@ -28,6 +28,7 @@ UNFIT = {
 }
 DATA_INITIALISED = ("corda", "eva", "lora_ga")
 """Ways to begin LoRA that look at rows of data first."""
+RANGES = {"r": (1, float("inf"), "above 0"), "dropout": (0, 1, "from 0 to 1")}  # by the last word of a key
 _TYPES = {"bool": "true or false", "int": "a whole number", "number": "a number", "text": "text", "null": "null"}
 
 
@@ -90,11 +91,11 @@ def _of_adapter(path: tuple, given: Mapping[str, Any]) -> Iterator[KeyProblem]:
         elif words is not None and not any(_is(value, word) for word in words):
             expected = " or ".join(_TYPES[word] for word in words)
             yield KeyProblem((*path, key), f"expected {expected}, found {found(value)}")
+        elif value is not None and (reach := RANGES.get(key.rpartition("_")[2])) and not reach[0] <= value <= reach[1]:
+            yield KeyProblem((*path, key), f"expected a number {reach[2]}, found {found(value)}")
     for key, value in SHORTHANDS.get(name, {}).items():
         if keys[key] != value:
-            yield KeyProblem(
-                (*path, key), f"{name} is LoRA with {key}: {described_value(value)}", remedy="use peft_type: LORA"
-            )
+            yield KeyProblem((*path, key), f"{name} is LoRA with {key}: {described_value(value)}", remedy="use LORA")
     if kind == "LORA" and keys.get("init_lora_weights") in DATA_INITIALISED:
         message = f"{keys['init_lora_weights']!r} begins with rows of data, which are not there when a model is built"
         yield KeyProblem((*path, "init_lora_weights"), message, remedy="use true, pissa or olora")

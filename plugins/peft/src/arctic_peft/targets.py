@@ -67,9 +67,7 @@ def _hint(given: Any, names: Iterable[str], model: torch.nn.Module) -> str:
     text = str(given)
     if "." in text and (near := nearest(text, names)):
         return near
-    ends = {name.rpartition(".")[2] for name in names}
     last = text.rpartition(".")[2]
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    words = {end for end in ends if not end.isdigit()}
-    listed = sorted(linear & words or words)
-    return nearest(last, words) or f"its modules are {', '.join(listed)}"
+    words = {end for name in names if not (end := name.rpartition(".")[2]).isdigit()}
+    return nearest(last, words) or f"its modules are {', '.join(sorted(linear & words or words))}"

@@ -200,11 +200,11 @@ class PairEncoder:
                 TOO_LONG,
                 "raise data.max_length, or set data.over_long: drop",
             )
-        if prompt > self.max_prompt_length:
-            counts["prompts cut to max_prompt_length"] += 1
-        if min(prompt, self.max_prompt_length) > room:
-            counts["prompts cut to what the answers leave of max_length"] += 1
         kept = min(prompt, self.max_prompt_length, room)
+        if kept < prompt:
+            own_limit = kept == self.max_prompt_length
+            limit = "max_prompt_length" if own_limit else "what the answers leave of max_length"
+            counts[f"prompts cut to {limit}"] += 1
         return [_with_prompt(answer, kept, self.truncation) for answer in pair]
 
 
