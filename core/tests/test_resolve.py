@@ -302,6 +302,23 @@ def test_problems_of_all_sections_are_told_at_once(plugins):
     ]
 
 
+def test_a_loss_is_refused_where_the_trainer_has_its_own(plugins, tmp_path):
+    class OwnLossTrainer(PlainTrainer):
+        name = "own_loss"
+        has_own_loss = True
+
+    class OwnLossPlugin:
+        @hookimpl
+        def arctic_register_components(self, components: Any) -> None:
+            components.trainer("own_loss", OwnLossTrainer)
+
+    plugins.register(OwnLossPlugin(), "own_loss")
+    (problem,) = problems(plugins, type="own_loss", loss={"type": "cross_entropy"})
+    assert problem == "loss: has no effect on the trainer 'own_loss', whose loss is its own: leave it out"
+    (tmp_path / "dumped.yaml").write_text(dump(config_of(plugins, "type=own_loss")))
+    resolve(load_recipe(tmp_path / "dumped.yaml"), plugins)
+
+
 def test_a_section_of_a_plugin_is_held_to_the_same_standard(plugins):
     plugins.register(SectionsPlugin(focal=FocalConfig), "focal")
     assert config_of(plugins).sections == {"focal": FocalConfig()}

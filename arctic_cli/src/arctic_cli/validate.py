@@ -99,6 +99,9 @@ def _summary(config: TrainerConfig) -> Iterator[tuple[str, str]]:
     """What was chosen for each stage and who provides it."""
     yield "trainer", _chosen(config, config, "trainer")
     for name in SECTIONS:
+        if name == "loss" and config.trainer_class.has_own_loss:
+            yield name, "the trainer's own"
+            continue
         section = getattr(config, name)
         subject = getattr(section, "name_or_path", None)
         yield name, _chosen(config, section, name) + (f": {subject}" if subject else "")
@@ -161,7 +164,10 @@ def _plain(config: TrainerConfig) -> dict[str, Any]:
     from arctic_training.dump import plain
     from arctic_training.redaction import redacted
 
-    return redacted({**plain(config), **{name: plain(section) for name, section in config.sections.items()}})
+    keys = {**plain(config), **{name: plain(section) for name, section in config.sections.items()}}
+    if config.trainer_class.has_own_loss:  # as a recipe it would be refused
+        del keys["loss"]
+    return redacted(keys)
 
 
 def _print_json(value: Any) -> None:

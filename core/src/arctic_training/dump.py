@@ -26,6 +26,8 @@ def dump(config: Any) -> str:
         config: what ``resolve`` gave.
     """
     top = _section(config, ())
+    if config.trainer_class.has_own_loss:  # the section does nothing, and would be refused
+        top = [item for item in top if item[0] != "loss"]
     if config.loaded_code is not None:  # by its full path: the text may be read from another directory
         top = [(name, path, str(config.loaded_code.path) if name == "code" else value) for name, path, value in top]
     for name, value in config.sections.items():

@@ -80,6 +80,9 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True, trust:
     for name in own_keys & contributed.keys():
         setattr(config, name, contributed.pop(name))
         annotate(config, given=config.given | {name})
+    if trainer.has_own_loss and "loss" in config.given:
+        words = f"has no effect on the trainer {own_name(trainer)!r}, whose loss is its own: leave it out"
+        structurer.refuse(words, path=("loss",), of="key")
     if config.deepspeed and config.engine.type == "torch":
         structurer.refuse("has no effect on the engine 'torch': leave one of them out", path=("deepspeed",), of="key")
     for name, section in classes.items():

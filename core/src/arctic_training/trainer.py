@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from arctic_training import nonfinite
 from arctic_training._exports import lazy_attribute
@@ -51,6 +51,8 @@ class Trainer(Component):
     optimizer_factory: OptimizerFactory
     scheduler_factory: SchedulerFactory
     checkpoint_engine: CheckpointEngine
+    has_own_loss: ClassVar[bool] = False
+    """Whether ``loss`` does without the recipe's loss stage, so that a ``loss`` section would do nothing."""
 
     run: Run
     tokenizer: Any

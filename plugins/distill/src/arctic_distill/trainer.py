@@ -101,6 +101,7 @@ class DistillTrainer(Trainer):
     optimizer_factory: OptimizerFactory
     scheduler_factory: SchedulerFactory
     checkpoint_engine: CheckpointEngine
+    has_own_loss = True
 
     teacher: Any = None
     """The teacher, where it is asked while training."""

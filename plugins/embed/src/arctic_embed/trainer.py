@@ -38,9 +38,7 @@ class EmbedTrainerConfig(TrainerConfig):
     matryoshka_dims: list[int] = key(
         factory=list, ge=1, doc="Numbers of leading units that shall be embeddings by themselves: [384, 128, 64]."
     )
-    matryoshka_weights: list[float] = key(
-        factory=list, gt=0, doc="Weight of the loss of each of matryoshka_dims; 1 by default."
-    )
+    matryoshka_weights: list[float] = key(factory=list, gt=0, doc="Weight of each of matryoshka_dims; 1 by default.")
 
     def check(self) -> Iterator[tuple[str, str]]:
         yield from super().check()
@@ -64,6 +62,7 @@ class EmbedTrainer(Trainer):
     optimizer_factory: OptimizerFactory
     scheduler_factory: SchedulerFactory
     checkpoint_engine: CheckpointEngine
+    has_own_loss = True
     cache: GradientCache
 
     def prepare(self) -> None:

@@ -64,12 +64,14 @@ def check_layer_pairs(run: Run, key: str, pairs: Sequence[tuple[int, int]], who:
     """
     own, theirs = text_part(run.model_config), text_part(architecture)
     for own_layer, their_layer in pairs:
-        for who, layer, last in (
+        for whose, layer, last in (
             ("model", own_layer, own.num_hidden_layers),
             (who, their_layer, theirs.num_hidden_layers),
         ):
             if not 0 <= layer <= last:
-                raise refusal(run, key)(f"there is no layer {layer} in the {who}", f"give 0, the embeddings, to {last}")
+                raise refusal(run, key)(
+                    f"there is no layer {layer} in the {whose}", f"give 0, the embeddings, to {last}"
+                )
     if pairs and own.hidden_size != theirs.hidden_size:
         raise refusal(run, key)(
             f"hidden states have {own.hidden_size} numbers in the model and {theirs.hidden_size} in the {who}",

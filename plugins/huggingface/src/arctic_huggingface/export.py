@@ -64,7 +64,9 @@ def command(
     manager = create_plugin_manager(block=getattr(settings, "block", ()))
     trusted = getattr(settings, "trust", False)
     source = find_source(checkpoint, manager, say=lambda text: click.echo(text, err=True), trusted=trusted)
-    click.echo(f"{source.path}: {source.kind}, step {source.step}, written by {counted(source.num_ranks, 'rank')}", err=True)
+    click.echo(
+        f"{source.path}: {source.kind}, step {source.step}, written by {counted(source.num_ranks, 'rank')}", err=True
+    )
     if merge and source.adapter is None:
         raise UsageError(f"{source.path} holds a whole model and no adapter", remedy="leave --merge out")
     write = (lambda *arguments: _write_merged(source, trusted, *arguments)) if merge else None

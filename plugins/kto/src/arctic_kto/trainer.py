@@ -85,6 +85,7 @@ class KTOTrainer(Trainer):
     optimizer_factory: OptimizerFactory
     scheduler_factory: SchedulerFactory
     checkpoint_engine: CheckpointEngine
+    has_own_loss = True
 
     reference: Reference
     baseline: float = 0.0

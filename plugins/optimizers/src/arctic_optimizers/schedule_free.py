@@ -29,5 +29,7 @@ class ScheduleFreeFactory(OptimizerFactory):
 
         schedule = getattr(self.run.config.scheduler, "schedule", "constant")
         if not schedule.startswith("constant"):
-            self.run.warn(f"schedule_free averages instead of a falling rate, {schedule} falls: name constant_with_warmup")
+            self.run.warn(
+                f"schedule_free averages instead of a falling rate, {schedule} falls: name constant_with_warmup"
+            )
         return ScheduleFreeAdamW(self.parameter_groups(model), lr=self.config.learning_rate, betas=self.config.betas)

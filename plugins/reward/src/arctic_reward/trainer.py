@@ -51,6 +51,7 @@ class RewardTrainer(Trainer):
     optimizer_factory: OptimizerFactory
     scheduler_factory: SchedulerFactory
     checkpoint_engine: CheckpointEngine
+    has_own_loss = True
 
     def loss_weight(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The number of pairs."""
