@@ -142,6 +142,16 @@ def test_layers_that_do_not_exist_or_differ_in_width_are_refused(run_recipe, dis
         run_recipe(distill_recipe | {"teacher": {"name_or_path": str(wide)}, "hidden_layers": [[1, 1]]})
 
 
+def test_a_teacher_without_a_tokenizer_is_told(run_recipe, distill_recipe, tmp_path):
+    from arctic_training.testing.tiny_llama import make_tiny_llama
+
+    bare = make_tiny_llama(tmp_path / "bare")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (bare / file).unlink()
+    run = run_recipe(distill_recipe | {"teacher": {"name_or_path": str(bare)}, "train_iters": 1})
+    assert "teacher: it comes without a tokenizer" in run.log_path.read_text()
+
+
 @pytest.fixture
 def make_teacher(tiny_teacher, tmp_path):
     """Makes a teacher whose tokenizer or architecture has been changed."""
@@ -163,7 +173,9 @@ def make_teacher(tiny_teacher, tmp_path):
 
 def test_a_teacher_with_other_words_is_refused_before_it_is_loaded(run_recipe, distill_recipe, make_teacher):
     teacher = make_teacher("other-words", lambda tokenizer: tokenizer.add_tokens(["<more>"]), vocab_size=261)
-    with pytest.raises(RecipeError, match=r"teacher.name_or_path: .* 1 words differ, the first is '<more>'") as caught:
+    with pytest.raises(
+        RecipeError, match=r"teacher.name_or_path: .* differs in 1 word, the first is '<more>'"
+    ) as caught:
         run_recipe(distill_recipe | {"teacher": teacher})
     assert caught.value.exit_code == 2
     with pytest.raises(RecipeError, match="another vocabulary"):

@@ -11,6 +11,7 @@ from arctic_huggingface.hub import local_path, refusal
 from arctic_huggingface.tokenizer import HFTokenizerConfig, HFTokenizerFactory
 from arctic_training.cache_key import options_of
 from arctic_training.errors import ArcticError
+from arctic_training.wording import counted
 
 if TYPE_CHECKING:
     from arctic_training.model import ModelConfig
@@ -113,15 +114,15 @@ def _refuse_other_words(run: Run, section: ModelConfig, who: str) -> None:
     theirs_section = HFTokenizerConfig(name_or_path=section.name_or_path, **options)
     try:
         theirs = _vocabulary(HFTokenizerFactory(theirs_section, run).create_tokenizer())
-    except ArcticError as error:
-        run.warn(f"{who}: it comes with no tokenizer to hold against the model's: {error.message.splitlines()[0]}")
+    except ArcticError:
+        run.warn(f"{who}: it comes without a tokenizer, so that only the sizes of both vocabularies are compared")
         return
     own, padding = _vocabulary(run.trainer.tokenizer), getattr(run.trainer.tokenizer, "pad_token", None)
     different = [word for word in own.keys() | theirs.keys() if own.get(word) != theirs.get(word) and word != padding]
     if different:
         word = min(different, key=lambda word: (own.get(word, theirs.get(word, 0)), word))
         raise refusal(run, f"{who}.name_or_path")(
-            f"the {who} has another vocabulary: {len(different):,} words differ, the first is {word!r}, "
+            f"the {who} has another vocabulary: it differs in {counted(len(different), 'word')}, the first is {word!r}, "
             f"{own.get(word, 'none')} of the model and {theirs.get(word, 'none')} of the {who}",
             f"name a {who} whose tokenizer is the model's",
         )
