@@ -122,8 +122,8 @@ def _refuse_other_words(run: Run, section: ModelConfig, who: str) -> None:
     if different:
         word = min(different, key=lambda word: (own.get(word, theirs.get(word, 0)), word))
         raise refusal(run, f"{who}.name_or_path")(
-            f"the {who} has another vocabulary: it differs in {counted(len(different), 'word')}, the first is {word!r}, "
-            f"{own.get(word, 'none')} of the model and {theirs.get(word, 'none')} of the {who}",
+            f"the {who} has another vocabulary: it differs in {counted(len(different), 'word')}, the first is "
+            f"{word!r}, {own.get(word, 'none')} of the model and {theirs.get(word, 'none')} of the {who}",
             f"name a {who} whose tokenizer is the model's",
         )
 
