@@ -127,6 +127,14 @@ def test_scalars_are_those_of_yaml_1_2(write):
     }
 
 
+def test_null_takes_a_mapping_of_the_extended_recipe_away(write):
+    write("deepspeed: {zero_optimization: {stage: 3}}\nscheduler: {name: cosine}\nseed: 1\n", "base.yaml")
+    recipe = load_recipe(
+        write("extends: base.yaml\ndeepspeed: {zero_optimization: null}\nscheduler: null\nseed: null\n")
+    )
+    assert recipe.data == {"deepspeed": {}, "seed": None}
+
+
 def test_anchors_and_merge_keys_keep_their_places(write):
     recipe = load_recipe(write("base: &base {x: 1, y: 2}\nmodel:\n  <<: *base\n  y: 3\n"))
     assert recipe.data["model"] == {"x": 1, "y": 3}

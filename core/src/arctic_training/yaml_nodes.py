@@ -126,12 +126,18 @@ def node_of(value: Any, *, at: Location = Location(), layer: int = 0) -> Node:
 
 
 def merge(base: Node, over: Node) -> Node:
-    """``over`` laid upon ``base``: mappings merge key by key at every depth, everything else is replaced."""
+    """``over`` laid upon ``base``: mappings merge key by key at every depth, everything else is replaced.
+
+    ``null`` takes a mapping away, which nothing else could: an empty one changes nothing.
+    """
     if not (isinstance(base.content, dict) and isinstance(over.content, dict)):
         return over
     content = dict(base.content)
     for name, child in over.content.items():
-        content[name] = merge(content[name], child) if name in content else child
+        if child.content is None and name in content and isinstance(content[name].content, dict):
+            del content[name]
+        else:
+            content[name] = merge(content[name], child) if name in content else child
     return attrs.evolve(over, content=content)
 
 
