@@ -163,7 +163,8 @@ class Structurer:
             if takes_shape(member, value):
                 nested = problems
         if nested is None:
-            return self._mismatch(value, expected)
+            choices = [choice for member in members if get_origin(member) is Literal for choice in get_args(member)]
+            return self._mismatch(value, expected, nearest(value, [each for each in choices if isinstance(each, str)]))
         self.problems += nested
         return INVALID
 
