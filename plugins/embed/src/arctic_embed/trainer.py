@@ -21,6 +21,7 @@ from arctic_training.gradient_cache import GradientCache
 from arctic_training.optimizer import OptimizerFactory
 from arctic_training.scheduler import SchedulerFactory
 from arctic_training.trainer import Trainer, TrainerConfig
+from arctic_training.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,7 @@ class EmbedTrainer(Trainer):
         numbers, keys = columns[TEXTS], columns[KEYS]
         if len(keys[numbers > 1].unique()) == 1:
             raise DataError(
-                f"the {int((numbers == 1).sum())} row(s) of a step or evaluation hold one document between them",
+                f"{counted(int((numbers == 1).sum()), 'row')} of a step or evaluation: one document for all of them",
                 remedy="raise micro_batch_size, give rows negatives, drop a last single one, or let their texts differ",
             )
         return contrast(embeddings_TD, numbers, keys, rows, self.config)

@@ -72,7 +72,7 @@ def command(
     write = (lambda *arguments: _write_merged(source, trusted, *arguments)) if merge else None
     export(source, out, dtype=dtype, max_shard_size=size, overwrite=overwrite, write=write)
     files = [path.stat().st_size for path in out.glob("*.safetensors")]
-    click.echo(f"{out}: {sum(files):,} bytes of weights in {len(files)} file(s)")
+    click.echo(f"{out}: {sum(files):,} bytes of weights in {counted(len(files), 'file')}")
 
 
 def export(
