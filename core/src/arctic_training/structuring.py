@@ -281,7 +281,8 @@ class Structurer:
         try:
             return {**expected.from_shorthand(value, place), **rest}
         except ValueError as error:
-            return self.refuse(f"{error}, found {found(value)}")
+            named = isinstance(value, str) and value in place.names
+            return self.refuse(f"{error}, found {found(value)}", remedy=f"write {{type: {value}}}" if named else "")
 
     def _wins(self, name: str, canonical: str, given: Mapping[str, str]) -> bool:
         """Whether ``name`` counts, when the section may hold it under an alias too."""
