@@ -7,7 +7,7 @@ import json
 import pytest
 
 from arctic_training.checkpoint import CheckpointConfig
-from arctic_training.errors import CheckpointError
+from arctic_training.errors import CheckpointError, RecipeError
 from arctic_training.hookspecs import hookimpl
 from arctic_training.manifest import verify
 from arctic_training.retention import metric_of, steps_to_keep
@@ -50,6 +50,40 @@ def test_the_best_by_evaluation_stays_with_the_newest(run_recipe, recipe, arctic
     assert metric_of(arctic_home / f"kept/global_step_{best}", "loss") == losses[best]
     assert metric_of(arctic_home / f"kept/global_step_{best}", "eval/loss") == losses[best]
     assert metric_of(arctic_home / f"kept/global_step_{best}", "other/loss") is None
+
+
+@pytest.mark.parametrize("metric", ["rewards/accuracy", "eval/rewards/accuracy"])
+def test_a_figure_whose_name_has_a_slash_decides(run_recipe, plugin_manager, recipe, arctic_home, metric):
+    class Measures:
+        @hookimpl(wrapper=True)
+        def arctic_compute_loss(self, batch, trainer):
+            loss = yield
+            return loss.with_figures({"rewards/accuracy": (trainer.state.step == 2, 1)})
+
+    plugin_manager.register(Measures(), "measures")
+    recipe["checkpoint"] |= {"keep_best": 1, "best_metric": metric, "best_is": "highest"}
+    run_recipe(recipe)
+    assert {path.name for path in (arctic_home / "kept").iterdir()} == {"global_step_2", "global_step_5"}
+
+
+def test_a_figure_that_nothing_measures_is_refused_by_the_first_evaluation(run_recipe, recipe, arctic_home):
+    recipe["checkpoint"] |= {"keep_best": 1, "best_metric": "los"}
+    with pytest.raises(RecipeError, match=r"best_metric: no evaluation measures 'los'; did you mean 'loss'"):
+        run_recipe(recipe)
+    assert not [path.name for path in (arctic_home / "kept").glob("global_step_*")]
+
+
+def test_of_several_sets_a_figure_is_named_with_its_set(run_recipe, recipe, arctic_home):
+    [source] = recipe["data"]["eval_sources"]
+    recipe["data"]["eval_sources"] = [source | {"name": "a"}, source | {"name": "b"}]
+    recipe["checkpoint"] |= {"keep_best": 1}
+    with pytest.raises(RecipeError, match=r"no evaluation measures 'loss'; did you mean '[ab]/loss'"):
+        run_recipe(recipe)
+    recipe["checkpoint"] |= {"best_metric": "b/loss"}
+    run = run_recipe(recipe)
+    losses = {line["step"]: line["loss"] for line in run.metrics if line["kind"] == "eval" and line["name"] == "b"}
+    best = min(losses, key=losses.get)
+    assert {path.name for path in (arctic_home / "kept").iterdir()} == {f"global_step_{best}", "global_step_5"}
 
 
 def test_keeping_the_best_needs_something_to_evaluate_on(run_recipe, tiny_recipe):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from arctic_training.distributed import sum_over_ranks
 from arctic_training.errors import ArcticError
 from arctic_training.loss import Figures, LossSum, per_unit, trained_tokens
+from arctic_training.retention import refuse_unknown_figure
 from arctic_training.state import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def evaluate(trainer: Trainer) -> Metrics:
 
     Raises:
         ArcticError: there is nothing to evaluate on.
+        RecipeError: checkpoints are kept by a figure that is not among them.
     """
     if not trainer.eval_dataloaders:
         raise ArcticError("there is nothing to evaluate on", remedy="give data.eval_sources and eval_interval")
@@ -47,6 +49,8 @@ def evaluate(trainer: Trainer) -> Metrics:
     restore_random_state(numbers)
     trainer.run.last_evaluation_step = trainer.state.step
     trainer.run.last_evaluation = records
+    for engine in trainer.checkpoint_engines:
+        refuse_unknown_figure(records, engine.config, trainer.run.config.recipe)
     if len(records) == 1:
         return next(iter(records.values()))
     seconds = sum(record["seconds"] for record in records.values())

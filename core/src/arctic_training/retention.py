@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arctic_training.errors import RecipeError
+from arctic_training.wording import nearest
+
 if TYPE_CHECKING:
     from arctic_training.checkpoint import CheckpointConfig
+    from arctic_training.recipe import Recipe
 
 NAME = re.compile(r"global_step_(\d+)")
 MANIFEST = "manifest.json"
@@ -56,10 +60,38 @@ def metric_of(path: Path, name: str) -> float | None:
         sets: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("evaluation") or {}
     except (OSError, ValueError):
         return None
-    of_set, _, figure = name.rpartition("/")
-    record = sets.get(of_set) if of_set else next(iter(sets.values()), None)
-    value = (record or {}).get(figure)
-    return float(value) if isinstance(value, (int, float)) else None
+    value = _figures(sets).get(name)
+    return None if value is None else float(value)
+
+
+def refuse_unknown_figure(sets: Mapping[str, Mapping[str, Any]], config: CheckpointConfig, recipe: Recipe) -> None:
+    """Refuse a ``best_metric`` that an evaluation has not measured, before a checkpoint is removed for want of it.
+
+    Args:
+        sets: the record of each set of evaluation data.
+        config: the entry of ``checkpoint``.
+        recipe: which the entry stands in.
+
+    Raises:
+        RecipeError: names the nearest figure, or all.
+    """
+    known = _figures(sets)
+    if config.keep_best and config.best_metric not in known:
+        remedy = nearest(config.best_metric, known) or f"there are {', '.join(sorted(known))}"
+        path = (*config.section_path, "best_metric")
+        raise RecipeError(recipe.problem(path, f"no evaluation measures {config.best_metric!r}", remedy=remedy))
+
+
+def _figures(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """The figures of evaluations as ``SET/figure``, and those of a single set by their names alone too."""
+    figures = {
+        (of_set, name): value
+        for of_set, record in sets.items()
+        for name, value in record.items()
+        if (value is None or isinstance(value, (int, float))) and name != "step"
+    }
+    alone = {name: value for (_, name), value in figures.items()} if len(sets) == 1 else {}
+    return {**{f"{of_set}/{name}": value for (of_set, name), value in figures.items()}, **alone}
 
 
 def remove(path: Path) -> None:
