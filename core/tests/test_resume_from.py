@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from arctic_training.errors import CheckpointError
+from arctic_training.hookspecs import hookimpl
+from arctic_training.optimizer import AdamWFactory, OptimizerFactory
+from arctic_training.testing import TinyTrainer
 from arctic_training.testing.contracts.common import figures
 
 
@@ -55,6 +59,51 @@ def test_other_rows_than_the_checkpoint_was_written_with_are_told(run_recipe, re
     recipe["data"] |= {"max_length": 20}
     run_recipe(recipe | {"resume": "first"})
     assert "the training rows are not those that" in capsys.readouterr().err
+
+
+def test_keys_that_have_changed_since_are_told_with_both_values(run_recipe, recipe, capsys):
+    run_recipe(recipe | {"exit_iteration_this_run": 2})
+    again = recipe | {"resume": "first/global_step_2", "checkpoint": []}
+    run_recipe(again | {"train_iters": 4})
+    assert ": train_iters 6 -> 4\n" in capsys.readouterr().err
+    run_recipe(again | {"optimizer": recipe["optimizer"] | {"betas": [0.8, 0.9]}})
+    assert "optimizer.betas [0.9, 0.999] -> [0.8, 0.9]\n" in capsys.readouterr().err
+    run_recipe(again | {"run_dir": "elsewhere"})
+    assert "has changed" not in capsys.readouterr().err
+
+
+def test_another_trainer_is_warned_of(run_recipe, plugin_manager, recipe, capsys):
+    class OtherPlugin:
+        @hookimpl
+        def arctic_register_components(self, components):
+            components.trainer("other", type("OtherTrainer", (TinyTrainer,), {"name": "other"}))
+
+    plugin_manager.register(OtherPlugin(), "other")
+    run_recipe(recipe | {"exit_iteration_this_run": 2})
+    run_recipe(recipe | {"resume": "first", "type": "other"})
+    said = capsys.readouterr().err
+    assert "warning: checkpoint: the recipe has changed since" in said
+    assert "type tiny -> other" in said
+
+
+def test_the_state_of_another_optimizer_is_refused(run_recipe, plugin_manager, recipe):
+    class Momentum(OptimizerFactory):
+        name = "momentum"
+
+        def create_optimizer(self, model):
+            return torch.optim.SGD(self.parameter_groups(model), lr=self.config.learning_rate, momentum=0.9)
+
+    class OptimizerPlugin:
+        @hookimpl
+        def arctic_register_components(self, components):
+            components.optimizer("momentum", Momentum)
+            components.optimizer("same", type("SameFactory", (AdamWFactory,), {"name": "same"}))
+
+    plugin_manager.register(OptimizerPlugin(), "momentum")
+    run_recipe(recipe | {"exit_iteration_this_run": 2})
+    with pytest.raises(CheckpointError, match="holds the state of the optimizer adamw, and this run has momentum"):
+        run_recipe(recipe | {"resume": "first", "optimizer": {"type": "momentum"}})
+    assert run_recipe(recipe | {"resume": "first", "optimizer": {"type": "same"}}).first_step == 2
 
 
 def test_the_manifest_tells_recipe_data_and_versions(run_recipe, recipe, arctic_home):

@@ -19,6 +19,7 @@ import attrs
 
 from arctic_training import __version__
 from arctic_training.adapters import adapter_of, trained_shapes
+from arctic_training.continuity import remembered
 from arctic_training.distributed import from_first_rank, gather_objects
 from arctic_training.dump import dump
 from arctic_training.errors import CheckpointError
@@ -230,6 +231,7 @@ def _write_state(run: Run, directory: Path) -> None:
             "layout": run.trainer.engine.layout(),
             "global_batch_size": run.trainer.train_dataloader.global_batch_size,
             "plugins": plugins,
+            **remembered(run.config),
         }
         if (adapter := adapter_of(run.trainer.model_unwrapped)) is not None:
             stored["adapter"] = attrs.asdict(adapter) | {"shapes": trained_shapes(run.trainer.model_unwrapped)}

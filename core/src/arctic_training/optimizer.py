@@ -61,6 +61,8 @@ class OptimizerFactory(Component):
 
     kind = "optimizer"
     config: OptimizerConfig
+    algorithm: ClassVar[str] = ""
+    """Whose state its optimizer keeps, where those of several factories go on from each other's; else its own name."""
     needs_whole_parameters: ClassVar[bool] = False
     """Whether a step looks at the shape of a parameter, which it does not have where ZeRO divides it."""
 
@@ -121,6 +123,7 @@ class AdamWFactory(OptimizerFactory):
     """torch's AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101), fused where the device has a fused kernel."""
 
     name = "adamw"
+    algorithm = "adamw"
 
     def create_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         import torch

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from arctic_training.adapters import adapter_of, trained_shapes
 from arctic_training.checkpointing import data_keys, directory_of
+from arctic_training.continuity import refuse_other_optimizer, tell_other_keys
 from arctic_training.distributed import from_first_rank
 from arctic_training.errors import CheckpointError
 from arctic_training.manifest import STATE_FILE, newest_checkpoint, refuse_foreign, verify
@@ -46,6 +47,8 @@ def resume(run: Run) -> Path | None:
     manifest = json.loads((path / MANIFEST).read_text())
     kind = manifest["type"]
     _refuse_other_batch(run, path, stored)
+    refuse_other_optimizer(run, path, stored)
+    tell_other_keys(run, path, stored)
     _warn_of_other_data(run, path, manifest)
     _refuse_other_base(run, path, stored.get("adapter"))
     layout = run.trainer.engine.layout()

@@ -25,6 +25,7 @@ class FusedAdamFactory(OptimizerFactory):
     """AdamW in one kernel over all parameters: DeepSpeed's where its op is built, else torch's."""
 
     name = "fused_adam"
+    algorithm = "adamw"
     config: OptimizerConfig
 
     def create_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -45,6 +46,7 @@ class CPUAdamFactory(OptimizerFactory):
     """DeepSpeed's AdamW for optimizer state that is offloaded to the CPU; compiled at its first use."""
 
     name = "cpu_adam"
+    algorithm = "adamw"
     config: OptimizerConfig
 
     def create_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
