@@ -70,7 +70,8 @@ def test_training_goes_on_while_it_is_written_and_a_resume_is_exact(
     with monkeypatch.context() as patch:
         disk = SlowDisk(patch, steps=1)
         plugin_manager.register(disk, "slow disk")
-        first = run_recipe(recipe | {"exit_iteration_this_run": 3, "run_dir": "first"})
+        checkpoint = recipe["checkpoint"] | {"auto_resume": False}
+        first = run_recipe(recipe | {"checkpoint": checkpoint, "exit_iteration_this_run": 3, "run_dir": "first"})
         plugin_manager.unregister(disk)
     saved = [line for line in first.metrics if line.get("event") == "checkpoint"]
     assert [line["step"] for line in saved] == [2]

@@ -37,6 +37,15 @@ def test_training_goes_on_exactly_where_it_stopped(run_recipe, recipe):
     assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
+def test_a_process_that_ends_early_saves_what_the_next_one_goes_on_from(run_recipe, recipe):
+    seldom = recipe | {"checkpoint": {"output_dir": "out", "auto_resume": True, "save_every_n_steps": 100}}
+    runs = [run_recipe(seldom | {"exit_iteration_this_run": 4}) for _ in range(2)]
+    assert [run.first_step for run in runs] == [0, 4]
+    assert losses(*runs) == {
+        step: loss for step, loss in losses(run_recipe(recipe | {"checkpoint": []})).items() if step <= 8
+    }
+
+
 def test_bf16_goes_on_exactly_too(run_recipe, recipe):
     recipe["model"] = {"dtype": "bf16", "dropout": 0.2}
     whole = run_recipe(recipe | {"checkpoint": []})

@@ -35,7 +35,7 @@ def test_a_checkpoint_of_its_own_that_is_newer_is_taken_where_the_recipe_says_au
     own = {"output_dir": "second", "save_every_n_steps": 3, "auto_resume": True}
     again = recipe | {"checkpoint": own, "resume": "first", "exit_iteration_this_run": 2}
     assert run_recipe(again).first_step == 2
-    assert run_recipe(again).first_step == 3
+    assert run_recipe(again).first_step == 4
 
 
 @pytest.mark.parametrize(

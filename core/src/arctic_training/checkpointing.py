@@ -79,6 +79,11 @@ def due_at_end(trainer: Trainer, *, only_missing: bool = False) -> list[Checkpoi
     return [engine for engine, is_missing in zip(engines, from_first_rank(missing), strict=True) if is_missing]
 
 
+def due_at_pause(trainer: Trainer) -> list[CheckpointEngine]:
+    """The checkpoint engines that the next process goes on from by itself."""
+    return [engine for engine in trainer.checkpoint_engines if engine.config.enabled and engine.config.auto_resume]
+
+
 def saves_the_end(trainer: Trainer) -> bool:
     """Whether an entry saves after the last step, as far as the recipe tells."""
     configs = [engine.config for engine in trainer.checkpoint_engines if engine.config.enabled]

@@ -319,16 +319,17 @@ class Trainer(Component):
     def end(self) -> None:
         """What follows the last step: the last evaluation and checkpoints.
 
-        A run that finds its last step taken already writes those that an earlier process was ended before.
+        A run that finds its last step taken already writes those that an earlier process was ended before. A process
+        that ends before it, by ``exit_iteration_this_run``, saves what the next one goes on from.
         """
-        from arctic_training.checkpointing import complete, due_at_end
+        from arctic_training.checkpointing import complete, due_at_end, due_at_pause
 
         took_steps = self.state.step > self.run.first_step
         if took_steps and self.eval_dataloaders and self.run.last_evaluation_step != self.state.step:
             self.evaluate()
-        if self.state.step >= self.last_step:
-            for engine in due_at_end(self, only_missing=not took_steps):
-                self.save(engine)
+        at_end = self.state.step >= self.last_step
+        for engine in due_at_end(self, only_missing=not took_steps) if at_end else due_at_pause(self):
+            self.save(engine)
         complete(self.run)
 
     def _check_weight(self, counted: float, weight: float) -> None:

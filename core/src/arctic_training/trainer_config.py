@@ -75,7 +75,7 @@ class TrainerConfig(ComponentConfig):
     seed: int = key(42, ge=0, doc="Seed of weights and dropout; rows are ordered by data.seed.")
     min_iterations: int = key(0, ge=0, doc="Repeat the data until it lasts this many optimizer steps.")
     exit_iteration: int = key(0, ge=0, doc="End training at this optimizer step; 0 for no limit.")
-    exit_iteration_this_run: int = key(0, ge=0, doc="Stop after this many steps of this process; a resume goes on.")
+    exit_iteration_this_run: int = key(0, ge=0, doc="Stop after this many steps of this process; auto_resume goes on.")
     resume: str | None = key(
         None,
         doc="A checkpoint to go on from, or a directory whose newest is taken; it has to be there.",

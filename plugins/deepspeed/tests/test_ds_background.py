@@ -27,7 +27,8 @@ def test_training_goes_on_exactly_from_what_was_written_meanwhile(
         patch.setattr(Writer, "start", lambda writer: started.append(writer))  # and written when training is over
         patch.setattr(Writer, "wait", lambda writer: writer._finish())
         patch.setattr(Writer, "is_busy", True)
-        run_recipe(recipe | {"checkpoint": checkpoint, "exit_iteration_this_run": 5, "run_dir": "first"})
+        begun = {"checkpoint": checkpoint | {"auto_resume": False}, "exit_iteration_this_run": 5}
+        run_recipe(recipe | begun | {"run_dir": "first"})
     assert len(started) == 1
     second = run_recipe(recipe | {"checkpoint": checkpoint, "run_dir": "second"})
     assert second.first_step == 3
