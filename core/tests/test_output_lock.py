@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from arctic_training import hookimpl, output_lock
-from arctic_training.errors import CheckpointError
+from arctic_training.errors import CheckpointError, UsageError
 from arctic_training.output_lock import FILE
 
 HOLDER = """
@@ -51,6 +51,23 @@ def test_a_second_run_is_refused_with_who_holds_the_directory(run_recipe, recipe
     assert f"process {holder.pid} on far, since long ago, of the run /runs/other" in caught.value.message
     assert caught.value.where == str(tmp_path / "output")
     assert json.loads((tmp_path / "output" / FILE).read_text())["pid"] == holder.pid
+
+
+def test_a_second_run_is_refused_the_directory_of_one_that_lives(run_recipe, tiny_recipe, holder, tmp_path):
+    with pytest.raises(UsageError, match="another run writes its record there") as caught:
+        run_recipe(tiny_recipe | {"run_dir": str(tmp_path / "output")})
+    assert f"process {holder.pid} on far" in caught.value.message
+    assert os.listdir(tmp_path / "output") == [FILE]
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    run_recipe(tiny_recipe | {"run_dir": str(tmp_path / "output")})
+    assert FILE not in os.listdir(tmp_path / "output")
+
+
+def test_checkpoints_may_lie_in_the_directory_of_their_run(run_recipe, recipe, tmp_path):
+    run_recipe(recipe | {"run_dir": str(tmp_path / "output")})
+    assert {"global_step_1", "metrics.jsonl"} <= set(os.listdir(tmp_path / "output"))
+    assert run_recipe(recipe | {"run_dir": str(tmp_path / "output")}).first_step == 1
 
 
 def test_a_run_that_was_killed_is_gone_on_from_at_once(run_recipe, recipe, holder, tmp_path):

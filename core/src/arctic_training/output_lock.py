@@ -1,4 +1,4 @@
-"""One run at a time writes checkpoints into a directory: its first rank holds a lock of the operating system on it.
+"""One run at a time writes its record or checkpoints into a directory: its first rank holds a lock of the system on it.
 
 The lock goes with its process, however that ends. It is a record lock, which the workers that a process forks do not
 inherit, and which NFS keeps between machines.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_training.distributed import from_first_rank
-from arctic_training.errors import CheckpointError
+from arctic_training.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from arctic_training.run import Run
@@ -33,13 +33,34 @@ class Held(Exception):
 
 
 class OutputLocks:
-    """The locks of one run, on each directory that its enabled entries of ``checkpoint`` write into."""
+    """The locks of one run: on its own directory, and on each that its enabled entries of ``checkpoint`` write into."""
 
     def __init__(self) -> None:
         self._held: dict[Path, int] = {}
 
+    def take_run_dir(self, run: Run) -> None:
+        """Take that on the run's directory, before anything is written into it. Does nothing but on the first rank.
+
+        Raises:
+            UsageError: another run that lives writes its record there.
+        """
+        if not run.world.is_first:
+            return
+        try:
+            run.run_dir.mkdir(parents=True, exist_ok=True)
+            path = run.run_dir.resolve() / FILE
+            self._held[path] = locked(path, _about(run))
+        except Held as held:
+            raise UsageError(
+                f"another run writes its record there: {_in_words(held.holder)}",
+                where=str(run.run_dir),
+                remedy="wait for it, end it, or give this run another run_dir",
+            ) from None
+        except OSError:  # no locks here, or a directory that whoever writes into it first complains of
+            return
+
     def take(self, run: Run) -> None:
-        """Take all of them on the first rank. Every rank calls it.
+        """Take those on the directories of checkpoints on the first rank. Every rank calls it.
 
         Raises:
             CheckpointError: another run holds one; says who.
@@ -63,6 +84,8 @@ class OutputLocks:
     def _take_all(self, run: Run) -> tuple[str, str] | None:
         entries = [entry for entry in run.config.checkpoint if entry.enabled]
         for directory in dict.fromkeys(Path(entry.output_dir).resolve() for entry in entries):
+            if directory / FILE in self._held:
+                continue
             try:
                 directory.mkdir(parents=True, exist_ok=True)
                 self._held[directory / FILE] = locked(directory / FILE, _about(run))

@@ -78,6 +78,8 @@ class Run:
         self.world = World.from_environment()
         with closed_to_others():
             self.run_dir = choose_run_dir(config)
+            self._output_locks = OutputLocks()
+            self._output_locks.take_run_dir(self)
             self.log, self.log_path = start_logging(self, config.logger)
         self.rows: dict[str, PreparedRows] = {}
         self.eval_rows: dict[str, PreparedRows] = {}
@@ -96,7 +98,6 @@ class Run:
         self.data_facts: dict[str, dict[str, Any]] = {}
         self.remote_code: dict[str, Any] = {}
         self._own_plugins: list[Any] = []
-        self._output_locks = OutputLocks()
         self._joined = False
         self.is_over = False
         self.only_prepares = False
