@@ -76,10 +76,13 @@ def launch(launcher: Launcher, config: TrainerConfig, words: Words, settings: Se
 
     Raises:
         RankFailed: a rank failed; says which and why, and where its log is.
+        UsageError: another run writes into the directory.
     """
+    from arctic_training.output_lock import refuse_taken
     from arctic_training.run_record import choose_run_dir
 
     run_dir = choose_run_dir(config)
+    refuse_taken(run_dir)
     os.environ["ARCTIC_RUN_DIR"] = str(run_dir)
     forget_faults(run_dir)
     worker = Path(__file__).with_name("worker.py")

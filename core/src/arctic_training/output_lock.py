@@ -44,20 +44,8 @@ class OutputLocks:
         Raises:
             UsageError: another run that lives writes its record there.
         """
-        if not run.world.is_first:
-            return
-        try:
-            run.run_dir.mkdir(parents=True, exist_ok=True)
-            path = run.run_dir.resolve() / FILE
-            self._held[path] = locked(path, _about(run))
-        except Held as held:
-            raise UsageError(
-                f"another run writes its record there: {_in_words(held.holder)}",
-                where=str(run.run_dir),
-                remedy="wait for it, end it, or give this run another run_dir",
-            ) from None
-        except OSError:  # no locks here, or a directory that whoever writes into it first complains of
-            return
+        if run.world.is_first and (descriptor := _locked_run_dir(run.run_dir)) is not None:
+            self._held[run.run_dir.resolve() / FILE] = descriptor
 
     def take(self, run: Run) -> None:
         """Take those on the directories of checkpoints on the first rank. Every rank calls it.
@@ -88,7 +76,7 @@ class OutputLocks:
                 continue
             try:
                 directory.mkdir(parents=True, exist_ok=True)
-                self._held[directory / FILE] = locked(directory / FILE, _about(run))
+                self._held[directory / FILE] = locked(directory / FILE, _about(run.run_dir))
             except Held as held:
                 return str(directory), f"another run writes its checkpoints there: {_in_words(held.holder)}"
             except OSError as error:  # a directory that cannot be written to is told by the checks of every run
@@ -97,6 +85,32 @@ class OutputLocks:
                         f"checkpoint: {directory}: this file system has no locks ({error.strerror}); see that no other "
                         "run writes there"
                     )
+        return None
+
+
+def refuse_taken(run_dir: Path) -> None:
+    """Find out before ranks are started that another run has the directory.
+
+    Raises:
+        UsageError: so it is.
+    """
+    if (descriptor := _locked_run_dir(run_dir)) is not None:
+        os.close(descriptor)
+
+
+def _locked_run_dir(run_dir: Path) -> int | None:
+    """The lock on the directory of a run; None without one, where the file system has none or the directory is nobody's
+    to write into, of which whoever writes first complains."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        return locked(run_dir.resolve() / FILE, _about(run_dir))
+    except Held as held:
+        raise UsageError(
+            f"another run writes its record there: {_in_words(held.holder)}",
+            where=str(run_dir),
+            remedy="wait for it, end it, or give this run another run_dir",
+        ) from None
+    except OSError:
         return None
 
 
@@ -137,9 +151,9 @@ def _read(descriptor: int) -> dict[str, Any]:
         return {}
 
 
-def _about(run: Run) -> dict[str, Any]:
+def _about(run_dir: Path) -> dict[str, Any]:
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "run_dir": str(run.run_dir), "since": now}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "run_dir": str(run_dir), "since": now}
 
 
 def _in_words(holder: dict[str, Any]) -> str:
