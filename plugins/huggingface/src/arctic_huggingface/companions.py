@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_huggingface.hub import local_path, refusal
 from arctic_huggingface.tokenizer import HFTokenizerConfig, HFTokenizerFactory
 from arctic_training.cache_key import options_of
+from arctic_training.config import KeyProblem, walk
 from arctic_training.errors import ArcticError
+from arctic_training.model import ModelConfig
 from arctic_training.wording import counted
 
 if TYPE_CHECKING:
-    from arctic_training.model import ModelConfig
     from arctic_training.run import Run
+    from arctic_training.trainer_config import TrainerConfig
+
+OF_TRAINING = ("freeze", "train_only", "peft_config")
+
+
+def problems_of_training(config: TrainerConfig) -> Iterator[KeyProblem]:
+    """What cannot be trained as a recipe says, and keys that say it of models that are not trained."""
+    for path, _, section in walk(config):
+        if not isinstance(section, ModelConfig):
+            continue
+        if path == ("model",):
+            if getattr(section, "quantization", None) and not getattr(section, "peft_config", None):
+                message = "weights in 4 bits cannot be trained: it needs peft_config"
+                yield KeyProblem((*path, "quantization"), message, of="key")
+            continue
+        for name in OF_TRAINING:
+            if getattr(section, name, None):
+                message = f"has no effect: the {path[-1]} is not trained"
+                yield KeyProblem((*path, name), message, of="key", remedy="leave it out")
 
 
 def fitting_architecture(run: Run, section: ModelConfig) -> Any:

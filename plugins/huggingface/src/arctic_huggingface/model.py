@@ -70,8 +70,6 @@ class HFModelConfig(ModelConfig):
 
     def check(self) -> Iterator[tuple[str, str]]:
         yield from super().check()
-        if self.quantization and not self.peft_config:
-            yield "quantization", "weights in 4 bits cannot be trained: it needs peft_config"
         if self.quantization and self.init == "random":
             yield "quantization", "has no effect on weights that are drawn at random"
 

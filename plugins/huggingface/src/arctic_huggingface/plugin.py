@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from arctic_training.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from arctic_training.checkpoint import CheckpointEngine
+    from arctic_training.config import KeyProblem
     from arctic_training.registry import Components
     from arctic_training.trainer import Trainer
 
@@ -24,6 +26,13 @@ def arctic_register_components(components: Components) -> None:
     components.data_source("huggingface_pairs", "arctic_huggingface.task_sources:HFPairsDataSource")
     components.scheduler("huggingface", "arctic_huggingface.scheduler:HFSchedulerFactory")
     components.checkpoint("huggingface", "arctic_huggingface.checkpoint:HFCheckpointEngine")
+
+
+@hookimpl
+def arctic_check_recipe(config: Any) -> Iterable[KeyProblem]:
+    from arctic_huggingface.companions import problems_of_training
+
+    return list(problems_of_training(config))
 
 
 @hookimpl
