@@ -32,3 +32,20 @@ def test_a_text_without_a_token_is_told_from_texts_of_one_token_each(refused):
         "correct the row, or remove it"
     )
     assert refused(query="a", positive="b", negatives=["a longer one"]) == []
+
+
+WRONG = "here: holds a value of type int in %r, not text; the row has the columns %s; correct the row, or remove it"
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [({"query": 1, "positive": "b"}, "query"), ({"query": "a", "positive": "b", "negatives": [1]}, "negatives")],
+)
+def test_a_value_of_a_wrong_kind_is_to_be_corrected_and_its_column_is_not_asked_for(refused, row, column):
+    assert refused(**row) == [WRONG % (column, ", ".join(row))]
+
+
+def test_of_a_column_that_is_missing_the_name_is_asked_for(refused):
+    (reason,) = refused(query="a", answer="b")
+    assert "has no column 'positive'" in reason
+    assert "name the columns in column_mapping" in reason

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arctic_huggingface.chats import text_of, with_columns
+from arctic_huggingface.chats import CORRECT, text_of, with_columns
 from arctic_huggingface.faults import (
     EQUAL_TEXTS,
     INVALID_TEXT,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 TEXTS = "texts"
 PAIR_COLUMNS = ("query", "positive", "negatives")
-CORRECT = "correct the row, or remove it"
 NO_TOKEN = "the tokenizer makes no token of a text"
 NO_LABEL = "its texts have one token each, and the first of a text has no label: nothing is left to train on"
 REMEDY = "name the columns in column_mapping, such as {query: COLUMN, positive: COLUMN, negatives: COLUMN}"
