@@ -26,6 +26,10 @@ CORRECT = "correct the row, or remove it"  # where its columns are the right one
 MAPPING_REMEDY = (
     "give the source a role_mapping, such as {user: COLUMN, assistant: COLUMN} or {user: COLUMN.FIELD.VALUE, ...}"
 )
+PAIR_NOT_CHAT = (
+    "set `format: preference` on the source to train on the chosen one, or use the source huggingface_preference"
+)
+PAIR_NOT_LABELLED = "give rows of one answer with its label, or train on pairs with type: dpo or type: reward"
 TEXT_REMEDY = (
     "to train on all of the text, use a trainer of plain text (type: causal) instead of one of chats; "
     "or give the source a role_mapping from user and assistant to columns"
@@ -131,12 +135,8 @@ class ChatReader:
     def _refuse_answers_to_choose_from(self, row: Mapping[str, Any]) -> None:
         """Rows that say which answer is the worse, or whether it is good, are made for another objective."""
         if row.get("chosen") is not None and row.get("rejected") is not None and not _is_answered(row.get("messages")):
-            raise Fault(
-                "holds two answers, chosen and rejected",
-                UNCLEAR_FORMAT,
-                "set `format: preference` on the source to train on the chosen one, "
-                "or use the source huggingface_preference",
-            )
+            remedy = PAIR_NOT_LABELLED if self.labelled else PAIR_NOT_CHAT
+            raise Fault("holds two answers, chosen and rejected", UNCLEAR_FORMAT, remedy)
         if isinstance(row.get("label"), bool) and not self.labelled:
             raise Fault(
                 "holds an answer whose label says whether it is a good one",
