@@ -263,6 +263,16 @@ def test_a_row_that_is_no_chat_is_refused_with_its_place(chats, row, keys, messa
     assert caught.value.where.endswith(f"rows.jsonl:{1 if keys else 2}")
 
 
+def test_a_value_that_is_no_text_is_to_be_corrected_and_no_mapping_asked_for_unless_one_is_given(chats):
+    row = {"prompt": 5, "completion": "four"}
+    with pytest.raises(DataError) as caught:
+        chats(row)[0]
+    assert caught.value.remedy == "correct the row, or remove it"
+    with pytest.raises(DataError) as caught:
+        chats(row, role_mapping={"user": "prompt", "assistant": "completion"})[0]
+    assert "role_mapping" in caught.value.remedy
+
+
 def test_the_place_of_a_row_survives_slices_and_selections(chats):
     rows = chats({"messages": [ASK]}, {"messages": [ASK]}, {"text": "web"}, split="train[1:]").select([0, 1])
     with pytest.raises(DataError) as caught:

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from arctic_huggingface.generate import command, find_model
-from arctic_training.errors import CheckpointError, UsageError
+from arctic_huggingface.model import HFModelFactory
+from arctic_training.errors import CheckpointError, RecipeError, UsageError
 
 
 @pytest.fixture
@@ -112,3 +113,55 @@ def test_a_broken_model_is_refused_without_a_traceback(generate, model_dir, tmp_
     (tmp_path / "model" / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(CheckpointError, match=r"model .*: .*header too small"):
         generate(tmp_path / "model", "hello")
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacking"),
+    [
+        ("LlamaForSequenceClassification", "lm_head.weight of LlamaForCausalLM"),
+        ("LlamaModel", "lm_head.weight of LlamaForCausalLM"),
+        ("BertModel", "cls.predictions.* of BertLMHeadModel"),
+    ],
+)
+def test_a_model_without_a_head_for_words_is_refused_as_a_run_does(
+    generate, make, tiny_config, make_tokenizer, tmp_path, kind, lacking
+):
+    """Loaded as a language model it would get a head that is drawn anew each time."""
+    import transformers
+
+    if kind == "BertModel":
+        sizes = {"num_attention_heads": 4, "num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 64}
+        config = transformers.BertConfig(vocab_size=320, tie_word_embeddings=False, is_decoder=True, **sizes)
+    else:
+        config = tiny_config(num_labels=1)
+    getattr(transformers, kind)(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=f"has no weights for {lacking}") as caught:
+        generate(tmp_path, "hello")
+    assert "reward models and encoders write no text" in caught.value.remedy
+    factory = make(HFModelFactory, name_or_path=str(tmp_path))
+    with pytest.raises(RecipeError) as of_run:
+        factory.create_model(factory.create_config())
+    assert caught.value.message in str(of_run.value)
+    assert caught.value.exit_code == of_run.value.exit_code
+
+
+def test_an_embedding_that_is_the_head_too_is_no_head_that_lacks(generate, tiny_config, make_tokenizer, tmp_path):
+    from transformers import LlamaForCausalLM
+
+    LlamaForCausalLM(tiny_config(tie_word_embeddings=True)).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    assert generate(tmp_path, "hello", "--max-new-tokens", 2)
+
+
+def test_an_adapter_of_a_model_that_writes_no_text_is_refused(generate, tiny_config, tmp_path, monkeypatch):
+    from transformers import LlamaForSequenceClassification
+
+    from arctic_huggingface import adapters
+
+    merged = LlamaForSequenceClassification(tiny_config())
+    monkeypatch.setattr(adapters, "merged_model", lambda folder, trusted: merged)
+    for name in ("config.json", adapters.ADAPTER_CONFIG):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UsageError, match="is an adapter of LlamaForSequenceClassification"):
+        generate(tmp_path, "hello")

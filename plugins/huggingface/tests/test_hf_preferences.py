@@ -163,6 +163,17 @@ def test_a_row_without_answer_or_label_is_refused(load, row, category):
     assert caught.value.category == category
 
 
+def test_a_pair_is_no_labelled_answer_and_the_trainers_of_pairs_are_named(load):
+    row = {"prompt": "Two plus two?", "chosen": "Four.", "rejected": "Five."}
+    with pytest.raises(DataError, match="two answers, chosen and rejected") as caught:
+        load(HFLabelledDataSource, row)
+    for trainer in ("its label", "type: dpo", "type: reward"):
+        assert trainer in caught.value.remedy
+    assert "format: preference" not in caught.value.remedy
+    told = HFLabelledDataSource.config_class()(name_or_path="rows.jsonl", format="preference").check()
+    assert ("format", f"rows with two answers have no label: {caught.value.remedy}") in list(told)
+
+
 def test_answers_that_are_labelled_bad_are_not_learnt_unless_the_recipe_says_so(load):
     row = {"messages": [ASK, FIVE], "label": False}
     with pytest.raises(DataError, match="whose label says") as caught:

@@ -69,6 +69,13 @@ def test_training_moves_the_rewards_of_good_and_bad_answers_apart(run_recipe, kt
     assert last["rewards/accuracy"] > 0.6
 
 
+def test_a_file_of_pairs_is_refused_with_what_kto_learns_from(run_recipe, kto_recipe, write):
+    path = write([{"prompt": "What is 1 plus 1?", "chosen": "2", "rejected": "3"}], "pairs.jsonl")
+    with pytest.raises(DataError, match=r"pairs\.jsonl:1.*two answers") as caught:
+        run_recipe(kto_recipe | {"data": kto_recipe["data"] | {"sources": [str(path)]}})
+    assert "one answer with its label" in str(caught.value)
+
+
 @pytest.mark.parametrize("label", [True, False])
 def test_labels_that_are_all_equal_are_refused_with_their_counts(run_recipe, kto_recipe, write, chat, label):
     path = write([chat(number, label) for number in range(6)], "equal.jsonl")

@@ -171,6 +171,60 @@ def test_what_peft_itself_refuses_is_told_before_data_is_prepared(run_recipe, wi
     assert "arctic_load_data" not in hook_recorder.names
 
 
+WRONG_TASK = r"model\.peft_config\.task_type: %s is for CAUSAL_LM, not for SEQ_CLS; leave it out"
+
+
+def test_a_task_that_is_not_the_model_s_is_told_before_data_is_prepared(run_recipe, with_adapter, hook_recorder):
+    with pytest.raises(RecipeError, match=WRONG_TASK % "AutoModelForCausalLM"):
+        run_recipe(with_adapter(peft_type="lora", target_modules=["q_proj"], task_type="SEQ_CLS"))
+    assert "arctic_load_data" not in hook_recorder.names
+
+
+@pytest.fixture
+def own_recipe(with_adapter, tmp_path):
+    """A function that gives the recipe with a model factory whose class does not tell what it builds."""
+    (tmp_path / "own.py").write_text(
+        "from arctic_huggingface.model import HFModelFactory\n\n\nclass OwnFactory(HFModelFactory):\n"
+        '    name = "own"\n\n    def create_model(self, config):\n        return super().create_model(config)\n'
+    )
+
+    def own(**adapter):
+        recipe = with_adapter(peft_type="lora", target_modules=["q_proj"], **adapter)
+        return recipe | {"code": str(tmp_path / "own.py"), "model": recipe["model"] | {"type": "own"}}
+
+    return own
+
+
+def test_a_task_is_held_against_the_model_where_its_factory_builds_it_by_itself(build_run, own_recipe):
+    with build_run(own_recipe(task_type="CAUSAL_LM")) as run:
+        assert run.trainer.model.peft_config["default"].task_type == "CAUSAL_LM"
+    with (
+        pytest.raises(RecipeError, match=WRONG_TASK % "LlamaForCausalLM"),
+        build_run(own_recipe(task_type="SEQ_CLS")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("LlamaForCausalLM", "CAUSAL_LM"),
+        ("LlamaForSequenceClassification", "SEQ_CLS"),
+        ("LlamaModel", "FEATURE_EXTRACTION"),
+        ("BertForMaskedLM", None),
+    ],
+)
+def test_the_task_follows_from_the_class_where_its_name_tells(kind, task):
+    import transformers
+
+    from arctic_peft.building import _task_of
+
+    family = kind.partition("For")[0].removesuffix("Model")
+    sizes = {"num_attention_heads": 2, "num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 8}
+    config = getattr(transformers, f"{family}Config")(vocab_size=16, **sizes)
+    assert _task_of(getattr(transformers, kind)(config)) == task
+
+
 def test_a_section_without_an_adapter_is_built_as_it_is(build_run, lora_recipe):
     with build_run(lora_recipe) as run:
         section = copy.copy(run.config.model)  # such as that of a reference model

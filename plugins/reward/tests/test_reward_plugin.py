@@ -166,6 +166,19 @@ def test_rows_that_cannot_be_used_are_refused_and_counted(run_recipe, build_run,
     assert counts["rows kept"] == 8
 
 
+@pytest.mark.parametrize("margin", [-2, "-0.5"])
+def test_a_margin_below_0_is_refused_in_a_row_as_in_the_recipe(
+    run_recipe, build_run, reward_recipe, write, pair, margin
+):
+    path = write([pair(0, margin=0), pair(1, margin=margin), pair(2)], "low.jsonl")
+    recipe = reward_recipe | {"data": reward_recipe["data"] | {"sources": [str(path)]}}
+    with pytest.raises(DataError, match=rf"low.jsonl:2 .*: holds {margin!r} in 'margin', not a number of at least 0"):
+        run_recipe(recipe)
+    with build_run(recipe, "data.on_bad_row=skip", "data.max_bad_fraction=0.5") as run:
+        assert run.rows["train"].facts["counts"]["rows refused, wrong type"] == 1
+        assert len(run.rows["train"]) == 2
+
+
 def test_a_margin_may_stand_in_another_column(build_run, reward_recipe, write, pair):
     path = write([pair(number, lead=number) for number in range(4)], "lead.jsonl")
     source = {"name_or_path": str(path), "column_mapping": {"margin": "lead"}}

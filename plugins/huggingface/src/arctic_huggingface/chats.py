@@ -22,9 +22,14 @@ from arctic_huggingface.faults import (
 from arctic_huggingface.messages import Message, MessageReader, system_message
 
 ChatFormat = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "preference"]
+CORRECT = "correct the row, or remove it"  # where its columns are the right ones
 MAPPING_REMEDY = (
     "give the source a role_mapping, such as {user: COLUMN, assistant: COLUMN} or {user: COLUMN.FIELD.VALUE, ...}"
 )
+PAIR_NOT_CHAT = (
+    "set `format: preference` on the source to train on the chosen one, or use the source huggingface_preference"
+)
+PAIR_NOT_LABELLED = "give rows of one answer with its label, or train on pairs with type: dpo or type: reward"
 TEXT_REMEDY = (
     "to train on all of the text, use a trainer of plain text (type: causal) instead of one of chats; "
     "or give the source a role_mapping from user and assistant to columns"
@@ -130,12 +135,8 @@ class ChatReader:
     def _refuse_answers_to_choose_from(self, row: Mapping[str, Any]) -> None:
         """Rows that say which answer is the worse, or whether it is good, are made for another objective."""
         if row.get("chosen") is not None and row.get("rejected") is not None and not _is_answered(row.get("messages")):
-            raise Fault(
-                "holds two answers, chosen and rejected",
-                UNCLEAR_FORMAT,
-                "set `format: preference` on the source to train on the chosen one, "
-                "or use the source huggingface_preference",
-            )
+            remedy = PAIR_NOT_LABELLED if self.labelled else PAIR_NOT_CHAT
+            raise Fault("holds two answers, chosen and rejected", UNCLEAR_FORMAT, remedy)
         if isinstance(row.get("label"), bool) and not self.labelled:
             raise Fault(
                 "holds an answer whose label says whether it is a good one",
@@ -171,7 +172,7 @@ class ChatReader:
                     value = value.get(key) if isinstance(value, Mapping) else None
                 if not value and role in ("system", "developer"):
                     continue
-                text = text_of(value, f"{path!r}, which role_mapping names for {role!r}")
+                text = text_of(value, f"{path!r}, which role_mapping names for {role!r}", None)
                 messages.append({"role": role, "content": text})
         return messages
 
@@ -217,14 +218,20 @@ def is_list(value: Any) -> bool:
     return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
 
 
-def text_of(value: Any, place: str) -> str:
+def text_of(value: Any, place: str, remedy: str | None = CORRECT) -> str:
     """The value, which has to be text.
+
+    Args:
+        value: what the row holds.
+        place: where, for the message.
+        remedy: what to do; None to leave that to ``with_columns``, where the recipe may have named a wrong place.
 
     Raises:
         Fault: it is something else.
     """
     if not isinstance(value, str):
-        raise Fault(f"holds {named_type(value)} in {place}, not text", MISSING_TEXT if value is None else WRONG_TYPE)
+        category = MISSING_TEXT if value is None else WRONG_TYPE
+        raise Fault(f"holds {named_type(value)} in {place}, not text", category, remedy)
     return value
 
 
@@ -233,7 +240,7 @@ def _earlier(history: Any) -> list[Message]:
     messages = []
     for turn in history or ():
         if not isinstance(turn, Sequence) or len(turn) != 2:
-            raise Fault("holds something else in 'history' than pairs of a request and its answer", WRONG_TYPE)
+            raise Fault("holds something else in 'history' than pairs of a request and its answer", WRONG_TYPE, CORRECT)
         messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     return [{**message, "content": text_of(message["content"], "'history'")} for message in messages]
 

@@ -15,6 +15,7 @@ from arctic_training.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     import torch
 
+NO_TEXT = "give a causal language model with all of its weights: reward models and encoders write no text"
 _STEP = re.compile(r"global_step_(\d+)")
 
 
@@ -154,6 +155,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     from transformers.utils import logging
 
     from arctic_huggingface.adapters import ADAPTER_CONFIG, merged_model
+    from arctic_huggingface.model import lacks, missing_weights
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -166,11 +168,15 @@ def _load(folder: Path) -> tuple[Any, Any]:
     with found(f"model {str(folder)!r}", refused, "give the folder of a whole model"):
         if (folder / ADAPTER_CONFIG).is_file():
             model = merged_model(folder, trusted=trusted)
+            if not model.can_generate():  # the class is that of the base in training, with a head of its own
+                raise UsageError(f"{str(folder)!r} is an adapter of {type(model).__name__}", remedy=NO_TEXT)
         else:
             with no_pickles(str(folder), folder, refused):
-                model = AutoModelForCausalLM.from_pretrained(
-                    folder, dtype="auto", use_safetensors=None if trusted else True
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype="auto", use_safetensors=None if trusted else True, output_loading_info=True
                 )
+            if missing := missing_weights(model, report):
+                raise UsageError(lacks(str(folder), missing, model), remedy=NO_TEXT)
         model = model.to(device).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
     return model, tokenizer

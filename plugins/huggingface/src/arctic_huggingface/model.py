@@ -23,7 +23,7 @@ from arctic_training.config import key
 from arctic_training.model import ModelConfig, ModelFactory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from transformers import PretrainedConfig, PreTrainedModel
@@ -162,7 +162,7 @@ class HFModelFactory(ModelFactory):
                 **self._source(),
             )
         keep_as_loaded(model)
-        missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))
+        missing = missing_weights(model, report)
         new = [name for name in missing if name.startswith(self.new_weights)] if self.new_weights else []
         if new:
             self.run.say(
@@ -170,10 +170,7 @@ class HFModelFactory(ModelFactory):
                 "with the recipe's seed"
             )
         if missing := [name for name in missing if name not in new]:
-            raise self._refusal(WHERE)(
-                f"{self.config.name_or_path!r} has no weights for {_some(missing)} of {type(model).__name__}",
-                NO_WEIGHTS,
-            )
+            raise self._refusal(WHERE)(lacks(self.config.name_or_path, missing, model), NO_WEIGHTS)
         unexpected = sorted(report["unexpected_keys"])
         if unexpected:
             self.run.say(
@@ -251,6 +248,21 @@ class HFModelFactory(ModelFactory):
         with self._found(OVERRIDES):
             content, _ = type(config).get_config_dict(self._location(), **self._source())
             return type(config).from_dict(overridden(config, content, overrides), name_or_path=self._location())
+
+
+def missing_weights(model: PreTrainedModel, report: Mapping[str, Any]) -> list[str]:
+    """The weights that the files of a model lacked, without those that are others of it once more.
+
+    Args:
+        model: as transformers loaded it; what lacked is drawn at random.
+        report: what ``from_pretrained`` gave with ``output_loading_info``.
+    """
+    return sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))
+
+
+def lacks(name: str, missing: list[str], model: PreTrainedModel) -> str:
+    """What to say of a model of this name whose files lack weights."""
+    return f"{name!r} has no weights for {_some(missing)} of {type(model).__name__}"
 
 
 def _some(names: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from arctic_huggingface.chats import ChatReader
+from arctic_huggingface.chats import PAIR_NOT_LABELLED, ChatReader
 from arctic_huggingface.preferences import PREFERENCE_COLUMNS, LabelledReader, PreferenceReader
 from arctic_huggingface.rows import Reader
 from arctic_huggingface.source import (
@@ -49,7 +49,7 @@ class HFLabelledSourceConfig(HFInstructSourceConfig):
     def check(self) -> Iterator[tuple[str, str]]:
         yield from super().check()
         if self.format == "preference":
-            yield "format", "rows with two answers have no label: use the source huggingface_preference"
+            yield "format", f"rows with two answers have no label: {PAIR_NOT_LABELLED}"
 
 
 class HFLabelledDataSource(HFInstructDataSource):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arctic_huggingface.chats import text_of, with_columns
+from arctic_huggingface.chats import CORRECT, text_of, with_columns
 from arctic_huggingface.faults import (
     EQUAL_TEXTS,
     INVALID_TEXT,
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 TEXTS = "texts"
 PAIR_COLUMNS = ("query", "positive", "negatives")
-CORRECT = "correct the row, or remove it"
+NO_TOKEN = "the tokenizer makes no token of a text"
+NO_LABEL = "its texts have one token each, and the first of a text has no label: nothing is left to train on"
 REMEDY = "name the columns in column_mapping, such as {query: COLUMN, positive: COLUMN, negatives: COLUMN}"
 
 
@@ -136,8 +137,9 @@ class PairEncoder:
             if self.refuses_longer and len(text.ids) > self.max_length:
                 reason = f"a text has {len(text.ids)} tokens, and max_length is {self.max_length}"
                 return BadRow(reason, category=TOO_LONG, where=place, remedy=f"{CORRECT}, or raise data.max_length")
-        if min(len(text.ids) for text in texts) == 0 or max(len(text.ids) for text in texts) == 1:
-            reason = "a text has no token, or each has one alone"
+        lengths = [len(text.ids) for text in texts]
+        if min(lengths) == 0 or max(lengths) == 1:
+            reason = NO_TOKEN if min(lengths) == 0 else NO_LABEL
             return BadRow(reason, category=NOTHING_TO_TRAIN_ON, where=place, remedy=CORRECT)
         return [list(text.ids) for text in texts]
 

@@ -32,23 +32,28 @@ TASKS = {
     "ForTokenClassification": "TOKEN_CLS",
     "ForQuestionAnswering": "QUESTION_ANS",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "AutoModel": "FEATURE_EXTRACTION",
 }
 """What a model is for, by how the names of transformers' classes end."""
-HEADS = ("classifier", "score")  # which peft trains anew for classification
-REFUSALS = (ValueError, TypeError, KeyError, NotImplementedError, ImportError, AttributeError, RuntimeError)
 
 
-def peft_config_of(section: Any, path: tuple, run: Any) -> PeftConfig:
-    """The adapter that a section asks for.
+def peft_config_of(section: Any, path: tuple, run: Any, model: Any = None) -> PeftConfig:
+    """The adapter that a section asks for, for the task of the model, or of what will build one.
 
     Raises:
-        RecipeError: peft's config class refuses it; names the section.
+        RecipeError: peft's config class refuses it, or its task is another; names the section.
     """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     kind, keys = kind_and_keys(getattr(section, KEY))
     with _explained((*path, KEY), run):
-        return PEFT_TYPE_TO_CONFIG_MAPPING[kind](**keys)
+        adapter = PEFT_TYPE_TO_CONFIG_MAPPING[kind](**keys)
+    what, task = _built_by(section) if model is None else (type(model).__name__, _task_of(model))
+    if None not in (task, adapter.task_type) and task != adapter.task_type:
+        message = f"{what} is for {task}, not for {adapter.task_type}"
+        raise refusal(run, dotted((*path, KEY, "task_type")))(message, "leave it out: the model's class tells it")
+    adapter.task_type = adapter.task_type or task
+    return adapter
 
 
 def adapted(model: torch.nn.Module, section: Any, run: Any) -> PeftModel:
@@ -69,9 +74,8 @@ def adapted(model: torch.nn.Module, section: Any, run: Any) -> PeftModel:
     _, keys = kind_and_keys(getattr(section, KEY))
     for where, message, remedy in targets.missing(keys, model):
         raise refusal(run, dotted((*path, KEY, *where)))(message, remedy)
-    peft_config = peft_config_of(section, path, run)
-    peft_config.task_type = peft_config.task_type or _task_of(model)
-    heads = HEADS if peft_config.task_type == "SEQ_CLS" else ()
+    peft_config = peft_config_of(section, path, run, model)
+    heads = ("classifier", "score") if peft_config.task_type == "SEQ_CLS" else ()  # peft trains these anew
     mark = fingerprint(model, [*(getattr(peft_config, "modules_to_save", None) or ()), *heads], gather_params_ctx)
     with _explained((*path, KEY), run), _seeded(run), without_deprecations():
         # Adapters have the precision of the model, and master weights of the engine like all that is trained.
@@ -89,26 +93,30 @@ def adapted(model: torch.nn.Module, section: Any, run: Any) -> PeftModel:
             new_rows=getattr(model, "new_rows", ()),
         ),
     )
-    numbers = [(_size(parameter), parameter.requires_grad) for parameter in result.parameters()]
+    # In place of a parameter ZeRO-3 leaves an empty tensor.
+    numbers = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in result.parameters()]
     whole, trained = sum(size for size, _ in numbers), sum(size for size, is_trained in numbers if is_trained)
     run.say(f"{dotted(path)}: {peft_config.peft_type.value}, {trained:,} of {whole:,} parameters trained "
             f"({100 * trained / whole:.2f} %)")  # fmt: skip
     return result
 
 
+def _built_by(section: Any) -> tuple[str, str | None]:
+    """The class of transformers that builds the model of a section, and its task; of others nothing is known yet."""
+    factory = next((base for base in section.component.__mro__ if "create_model" in vars(base)), object)
+    name = vars(factory).get("auto_class", "")
+    return name, next((task for ending, task in TASKS.items() if name.endswith(ending)), None)
+
+
 def _task_of(model: Any) -> str | None:
-    """What peft calls the task that a class of transformers is for; None for models of other libraries."""
+    """What peft calls the task that a class of transformers is for; None where its name does not tell."""
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
         return None
-    for base in type(model).__mro__:
-        task = next((task for ending, task in TASKS.items() if base.__name__.endswith(ending)), None)
-        if task == "SEQ_2_SEQ_LM" and not model.config.is_encoder_decoder:
-            return "CAUSAL_LM"
-        if task is not None:
-            return task
-    return "FEATURE_EXTRACTION"
+    tasks = (task for base in type(model).__mro__ for ending, task in TASKS.items() if base.__name__.endswith(ending))
+    task = next(tasks, "FEATURE_EXTRACTION" if model.base_model is model else None)
+    return "CAUSAL_LM" if task == "SEQ_2_SEQ_LM" and not model.config.is_encoder_decoder else task
 
 
 def _revision(section: Any, model: Any) -> str | None:
@@ -155,11 +163,6 @@ def _explained(path: tuple, run: Any) -> Iterator[None]:
     """Give what peft refuses its place in the recipe."""
     try:
         yield
-    except REFUSALS as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
+    except (ValueError, TypeError, KeyError, NotImplementedError, ImportError, AttributeError, RuntimeError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise refusal(run, dotted(path))(f"peft refuses it: {reason}", "the log has the whole of it") from error
-
-
-def _size(parameter: Any) -> int:
-    return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 leaves an empty tensor in its place

@@ -21,13 +21,11 @@ def arctic_check_recipe(config: Any) -> Iterable[KeyProblem]:
 @hookimpl
 def arctic_configure(run: Any) -> None:
     """What a config class of peft refuses is told before data is prepared."""
+    from arctic_peft.building import peft_config_of
     from arctic_peft.section import adapted_sections
 
-    for path, section in adapted_sections(run.config):
-        if not run.only_prepares:
-            from arctic_peft.building import peft_config_of
-
-            peft_config_of(section, path, run)
+    for path, section in () if run.only_prepares else adapted_sections(run.config):
+        peft_config_of(section, path, run)
 
 
 @hookimpl(wrapper=True)

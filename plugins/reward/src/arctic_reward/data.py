@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from arctic_huggingface.chat.pairs import PairDataConfig, PairDataFactory
 
 MARGIN = "margin"
@@ -18,6 +20,7 @@ class RewardDataFactory(PairDataFactory):
     name = "reward"
     config: RewardDataConfig
     number_columns = (MARGIN,)
+    least_numbers: ClassVar[dict[str, float]] = {MARGIN: 0}  # as the recipe's own
 
     def draws(self) -> bool:  # said once more here, since a class speaks for itself alone
         return super().draws()

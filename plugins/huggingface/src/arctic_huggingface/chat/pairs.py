@@ -56,6 +56,8 @@ class PairDataFactory(AnswersDataFactory):
     default_source = "huggingface_preference"
     number_columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the rows with a number for each pair, which the loss finds in ``batch.columns``."""
+    least_numbers: ClassVar[Mapping[str, float]] = {}
+    """The least number of such a column, where it may not hold every one."""
 
     def encoder(self) -> Encoder:
         config = self.config
@@ -67,6 +69,7 @@ class PairDataFactory(AnswersDataFactory):
             truncation=config.dpo_prompt_truncation_mode,
             drop_over_long=config.over_long_policy == "drop",
             number_columns=self.number_columns,
+            least_numbers=self.least_numbers,
         )
 
     def check_shape(self, dataset: Rows) -> None:
@@ -101,6 +104,7 @@ class PairEncoder:
         drop_over_long: whether pairs whose answer leaves no room for a prompt are dropped; otherwise they are refused.
         number_columns: columns of the rows with a number, which each token of a pair gets, in float32; minus
             infinity where a row has none.
+        least_numbers: what some of them have to be at least.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class PairEncoder:
         truncation: Truncation = "keep_start",
         drop_over_long: bool = True,
         number_columns: Sequence[str] = (),
+        least_numbers: Mapping[str, float] | None = None,
     ) -> None:
         self.chats = ChatEncoder(tokenizer)
         self.read = PreferenceReader(MessageReader())
@@ -120,6 +125,7 @@ class PairEncoder:
         self.truncation = truncation
         self.drop_over_long = drop_over_long
         self.number_columns = tuple(number_columns)
+        self.least_numbers = dict(least_numbers or {})
 
     def __call__(self, rows: Sequence[Any], places: Sequence[str]) -> EncodedRows:
         """Pairs as rows of two documents.
@@ -138,7 +144,7 @@ class PairEncoder:
         numbers: list[list[float]] = []
         for number, pair in self._encoded(rows, places, refused):
             try:
-                given = [_number(rows[number], name) for name in self.number_columns]
+                given = [_number(rows[number], name, self.least_numbers.get(name)) for name in self.number_columns]
                 if fitted := self._fitted(pair, counts):
                     made += fitted
                     numbers.append(given)
@@ -242,14 +248,17 @@ def _with_prompt(answer: Answer, kept: int, truncation: Truncation) -> Answer:
     return Answer(ids, labels, kept)
 
 
-def _number(row: Any, column: str) -> float:
+def _number(row: Any, column: str, least: float | None = None) -> float:
     """The number in a column of a row; minus infinity where there is none."""
     if row.get(column) is None:
         return -math.inf
+    expected = "a number"
     with suppress(TypeError, ValueError):
         if math.isfinite(number := float(row[column])):
-            return number
-    raise Fault(f"holds {row[column]!r:.40} in {column!r}, not a number", WRONG_TYPE, "correct the row")
+            if least is None or number >= least:
+                return number
+            expected = f"a number of at least {least:g}"
+    raise Fault(f"holds {row[column]!r:.40} in {column!r}, not {expected}", WRONG_TYPE, "correct the row")
 
 
 def _joined(
