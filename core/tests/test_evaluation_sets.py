@@ -3,7 +3,8 @@
 import pytest
 
 from arctic_training.errors import RecipeError
-from arctic_training.testing.tiny import TinySource
+from arctic_training.loss import LossSum
+from arctic_training.testing.tiny import TinySource, TinyTrainer
 
 pytestmark = pytest.mark.usefixtures("arctic_home")
 
@@ -49,3 +50,23 @@ def test_no_set_is_called_as_the_training_data(tiny_recipe, plugin_manager):
 
     with pytest.raises(RecipeError, match="what reports call the training rows"):
         resolve(load_recipe(with_sets(tiny_recipe, {"type": "tiny", "name": "train"})), plugin_manager)
+
+
+def test_the_line_of_an_evaluation_names_what_its_loss_is_a_mean_over(run_recipe, tiny_recipe, plugin_manager, capsys):
+    class OfRows(TinyTrainer):
+        name = "of_rows"
+
+        def loss(self, batch):
+            return LossSum(super().loss(batch).sum, self.loss_weight(batch))
+
+        def loss_weight(self, batch):
+            return float(len(batch["input_ids"]))
+
+    class Named(OfRows):
+        name, loss_units = "named", "answers"
+
+    plugin_manager.register_classes([OfRows, Named], "test")
+    source = {"type": "tiny", "texts": ["abc"] * 3}
+    for kind, over in (("tiny", "6 trained tokens"), ("of_rows", "3 units"), ("named", "3 answers")):
+        run_recipe(with_sets(tiny_recipe, source) | {"type": kind})
+        assert f" over {over}\n" in capsys.readouterr().err

@@ -87,6 +87,7 @@ def _record(trainer: Trainer, name: str, totals: torch.Tensor, seconds: float) -
         "step": trainer.state.step,
         "name": name,
         "loss": loss / weight if weight else None,
+        "loss_weight": weight,
         "rows": int(rows),
         "tokens": int(tokens),
         "trained_tokens": int(trained),

@@ -69,9 +69,8 @@ class Progress:
             interval = run.config.eval_log_iter_interval
             if interval and self.evaluations % interval == 0:
                 loss = "none" if metrics["loss"] is None else f"{metrics['loss']:.4f}"
-                self.line(
-                    f"{metrics['name']} at step {step}: loss {loss} over {metrics['trained_tokens']:,} trained tokens"
-                )
+                over = f"{metrics['loss_weight']:,.0f} {run.trainer.units_of_loss()}"
+                self.line(f"{metrics['name']} at step {step}: loss {loss} over {over}")
         elif metrics["event"] == "checkpoint":
             self.line(f"checkpoint: {shown_path(metrics['path'])}")
         elif metrics["event"] == "resumed":

@@ -54,6 +54,9 @@ class Trainer(Component):
     has_own_loss: ClassVar[bool] = False
     """Whether ``loss`` does without the recipe's loss stage, so that a ``loss`` section would do nothing."""
 
+    loss_units: ClassVar[str] = ""
+    """What ``loss_weight`` counts, as in ``pairs``; trained tokens where it is left as it is."""
+
     run: Run
     tokenizer: Any
     model: Any
@@ -224,6 +227,11 @@ class Trainer(Component):
         Override it together with ``loss`` for an objective that counts something else, such as pairs.
         """
         return trained_tokens(batch) if "labels" in batch else float(len(next(iter(batch.values()))))
+
+    @classmethod
+    def units_of_loss(cls) -> str:
+        """What the loss is a mean over, in words."""
+        return cls.loss_units or ("trained tokens" if cls.loss_weight is Trainer.loss_weight else "units")
 
     def weigh(self, batch: list[MicroBatch]) -> tuple[float, int, int]:
         """Count a step over all ranks, before its tensors go to the device.

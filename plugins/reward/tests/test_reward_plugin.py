@@ -86,11 +86,13 @@ def test_value_and_gradient_are_those_of_the_papers(build_run, reward_recipe, pa
         assert (parameter.grad - gradients[name]).abs().max() <= 1e-6 * gradients[name].abs().max()
 
 
-def test_training_tells_better_from_worse_answers(run_recipe, reward_recipe):
+def test_training_tells_better_from_worse_answers(run_recipe, reward_recipe, capsys):
     recipe = reward_recipe | {"eval_interval": 100, "evaluate_at_start": True}
     recipe |= {"data": recipe["data"] | {"eval_sources": recipe["data"]["sources"]}}
     run = run_recipe(recipe, "epochs=5", "optimizer.learning_rate=3e-3", "data.pack_samples=true")
     first, last = (line for line in run.metrics if line["kind"] == "eval")
+    assert last["loss_weight"] == 16
+    assert "over 16 pairs\n" in capsys.readouterr().err
     assert first["loss"] == pytest.approx(math.log(2) + 0.5 * 0.56, abs=0.2)  # the margins are 0.56 on average
     assert last["loss"] < 0.5 * first["loss"]
     assert last["rewards/accuracy"] == 1

@@ -41,6 +41,7 @@ class DPOTrainer(Trainer):
     scheduler_factory: SchedulerFactory
     checkpoint_engine: CheckpointEngine
     has_own_loss = True
+    loss_units = "pairs"
     reference: Reference | None = None
     """What tells the reference's log-probabilities; None where no loss asks for them."""
     rewards: tuple[float, float] = (0.0, 0.0)

@@ -50,10 +50,7 @@ class EmbedTrainerConfig(TrainerConfig):
 
 
 class EmbedTrainer(Trainer):
-    """Trains an encoder so that a query is more like its positive text than all other documents of the step.
-
-    The unit of the loss is a row: a query with its positive text.
-    """
+    """Trains an encoder so that a query is more like its positive text than all other documents of the step."""
 
     name = "embed"
     config: EmbedTrainerConfig
@@ -64,6 +61,7 @@ class EmbedTrainer(Trainer):
     scheduler_factory: SchedulerFactory
     checkpoint_engine: CheckpointEngine
     has_own_loss = True
+    loss_units = "queries"
     cache: GradientCache
 
     def prepare(self) -> None:

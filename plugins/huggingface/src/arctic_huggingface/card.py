@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arctic_huggingface.adapters import base_of
 from arctic_training import __version__
 from arctic_training.adapters import adapter_of
-from arctic_training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from arctic_training.trainer import Trainer
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FIGURES = ("step", "loss", "rows", "tokens", "trained_tokens")
@@ -19,7 +21,7 @@ FIGURES = ("step", "loss", "rows", "tokens", "trained_tokens")
 PIPELINES = {"ForCausalLM": "text-generation", "LMHeadModel": "text-generation",
              "ForSequenceClassification": "text-classification"}  # fmt: skip
 """What the hub calls the use of a model, by how its class ends; one without a head gives features."""
-NO_FIGURES = ("kind", "name", "seconds", "sets")
+NO_FIGURES = ("kind", "name", "seconds", "sets", "loss_weight")
 
 
 def model_card(trainer: Trainer) -> str:
@@ -32,8 +34,8 @@ def model_card(trainer: Trainer) -> str:
     adapter = adapter_of(trainer.model_unwrapped)
     kind = type(base_of(trainer.model_unwrapped)).__name__
     pipeline = next((use for ending, use in PIPELINES.items() if kind.endswith(ending)), "feature-extraction")
-    counts_tokens = type(trainer).loss_weight is Trainer.loss_weight
-    loss = "in nats per trained token" if counts_tokens else f"of `{config.type}`"
+    units = trainer.units_of_loss()
+    loss = "in nats per trained token" if units == "trained tokens" else f"of `{config.type}`, a mean over {units}"
     if adapter is not None:
         kind = f"{adapter.config['peft_type']} adapter beside {kind} `{base}`"
     what = f"{kind} after {state.step:,} optimizer steps of `{config.type}`"

@@ -86,6 +86,7 @@ class KTOTrainer(Trainer):
     scheduler_factory: SchedulerFactory
     checkpoint_engine: CheckpointEngine
     has_own_loss = True
+    loss_units = "answers"
 
     reference: Reference
     baseline: float = 0.0

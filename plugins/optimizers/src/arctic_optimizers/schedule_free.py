@@ -29,7 +29,5 @@ class ScheduleFreeFactory(OptimizerFactory):
 
         schedule = getattr(self.run.config.scheduler, "schedule", "constant")
         if not schedule.startswith("constant"):
-            self.run.warn(
-                f"schedule_free averages instead of a falling rate, {schedule} falls: name constant_with_warmup"
-            )
+            self.run.warn(f"schedule_free needs no falling rate: name constant_with_warmup, not {schedule}")
         return ScheduleFreeAdamW(self.parameter_groups(model), lr=self.config.learning_rate, betas=self.config.betas)

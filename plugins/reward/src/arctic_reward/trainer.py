@@ -52,6 +52,7 @@ class RewardTrainer(Trainer):
     scheduler_factory: SchedulerFactory
     checkpoint_engine: CheckpointEngine
     has_own_loss = True
+    loss_units = "pairs"
 
     def loss_weight(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The number of pairs."""
