@@ -17,13 +17,21 @@ from typing import TYPE_CHECKING, Any
 from arctic_training import checkpointing, distributed, preflight, resuming
 from arctic_training.data_cache import prepared_rows
 from arctic_training.data_report import figures
+from arctic_training.disk_errors import explained
 from arctic_training.distributed import World
-from arctic_training.errors import Interrupted, PluginError, UsageError, explained
+from arctic_training.errors import Interrupted, PluginError, UsageError
 from arctic_training.freezing import freeze
 from arctic_training.output_lock import OutputLocks
 from arctic_training.redaction import redacted
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
-from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
+from arctic_training.run_record import (
+    choose_run_dir,
+    log_is_whole,
+    start_logging,
+    stop_logging,
+    write_fault,
+    write_record,
+)
 from arctic_training.state import Metrics, seed_everything
 from arctic_training.status import FILE as STATUS_FILE
 from arctic_training.status import StatusFile
@@ -114,7 +122,7 @@ class Run:
         except OSError as error:
             told = self.steering.cause_of(error)
             self.fail(told)
-            raise (explained(error) if told is error else told) from error
+            raise (explained(error, self) if told is error else told) from error
         except BaseException as error:
             told = self.steering.cause_of(error)
             self.fail(told)
@@ -138,6 +146,8 @@ class Run:
             yield
         except BaseException as error:
             self.fail(error)
+            if isinstance(error, OSError) and (told := explained(error, self)) is not error:
+                raise told from error
             raise
         finally:
             self.tear_down()
@@ -308,8 +318,9 @@ class Run:
                 write_fault(self, error)
                 error.arctic_written_down = True  # type: ignore[attr-defined]
             except OSError as failure:  # the error itself matters more
-                self.log.error("the cause could not be written down: %s", failure)
-        error.arctic_log_path = str(self.log_path)  # type: ignore[attr-defined]
+                self.log.error("the cause could not be written down: %s", failure, extra={"said": True})
+        if log_is_whole(self.log):
+            error.arctic_log_path = str(self.log_path)  # type: ignore[attr-defined]
 
     def tear_down(self) -> None:
         """Tidy up; nothing here may hide the error that ended the run."""
