@@ -64,6 +64,18 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run_recipe, reci
     assert "passed over" in capsys.readouterr().err
 
 
+def test_training_that_starts_anew_because_no_checkpoint_is_whole_says_so(run_recipe, recipe, arctic_home, capsys):
+    run_recipe(recipe | {"exit_iteration_this_run": 6})
+    assert "starts anew" not in capsys.readouterr().err
+    for file in (arctic_home / "out").glob("*/engine.pt"):
+        file.write_bytes(b"short")
+    assert run_recipe(recipe | {"exit_iteration_this_run": 1}).first_step == 0
+    said = capsys.readouterr().err
+    assert said.count("passed over") == 2
+    assert f"warning: checkpoint: of 2 checkpoints in {arctic_home / 'out'} none is whole" in said
+    assert "training starts anew" in said
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

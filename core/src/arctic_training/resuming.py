@@ -11,8 +11,9 @@ from arctic_training.checkpointing import data_keys, directory_of
 from arctic_training.distributed import from_first_rank
 from arctic_training.errors import CheckpointError
 from arctic_training.manifest import STATE_FILE, newest_checkpoint, refuse_foreign, verify
-from arctic_training.retention import MANIFEST, NAME
+from arctic_training.retention import MANIFEST, NAME, numbered
 from arctic_training.state import TrainState, restore_random_state, seed_everything
+from arctic_training.wording import counted
 
 if TYPE_CHECKING:
     from arctic_training.checkpoint import CheckpointEngine
@@ -70,6 +71,12 @@ def _chosen(run: Run, candidates: list[CheckpointEngine]) -> Path | CheckpointEr
     found = [path for engine in candidates if (path := _newest_of(run, directory_of(engine)))]
     newest = max(found, key=_step_of, default=None)
     if run.config.resume is None:
+        for directory in {directory_of(engine) for engine in candidates} if newest is None else ():
+            if damaged := len(numbered(directory)):
+                run.warn(
+                    f"checkpoint: of {counted(damaged, 'checkpoint')} in {directory} none is whole, so training "
+                    "starts anew"
+                )
         return newest
     given = Path(run.config.resume).expanduser().absolute()
     path = given if NAME.fullmatch(given.name) else _newest_of(run, given)
