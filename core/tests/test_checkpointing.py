@@ -52,6 +52,15 @@ def test_a_finished_run_resumed_does_nothing(run_recipe, recipe, arctic_home):
     assert {path: path.stat().st_mtime_ns for path in (arctic_home / "out").rglob("*")} == before
 
 
+def test_a_checkpoint_behind_the_end_of_the_recipe_is_told(run_recipe, recipe, capsys):
+    run_recipe(recipe | {"train_iters": 6})
+    run_recipe(recipe | {"train_iters": 6})
+    behind = "warning: checkpoint: it was written after step 6, and the recipe ends after step 4"
+    assert "warning: checkpoint" not in capsys.readouterr().err
+    run_recipe(recipe | {"train_iters": 4})
+    assert behind in capsys.readouterr().err
+
+
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run_recipe, recipe, arctic_home, capsys):
     run_recipe(recipe | {"exit_iteration_this_run": 6})
     file = arctic_home / "out/global_step_6/engine.pt"

@@ -290,6 +290,11 @@ class Run:
         resuming.resume(self)
         trainer = self.trainer
         self.first_step = trainer.state.step
+        if trainer.state.step > trainer.last_step:
+            self.warn(
+                f"checkpoint: it was written after step {trainer.state.step}, and the recipe ends after step "
+                f"{trainer.last_step}: nothing is trained, and what is here has been trained for longer than it says"
+            )
         if trainer.state.step >= trainer.last_step:
             self.say(f"training is complete: {trainer.state.step} of {counted(trainer.last_step, 'step')} taken")
         else:
