@@ -92,6 +92,12 @@ def test_training_that_starts_anew_because_no_checkpoint_is_whole_says_so(run_re
         (lambda path: (path / "engine.pt").write_bytes(b"short"), "its manifest says"),
         (lambda path: (path / "manifest.json").unlink(), "it has no manifest"),
         (lambda path: (path / "manifest.json").write_text("{"), "cannot be read"),
+        (lambda path: (path / "manifest.json").write_text("[]"), "json is no manifest: it should be an object"),
+        (lambda path: (path / "manifest.json").write_text('{"format": 1}'), "json is no manifest: it names no files"),
+        (
+            lambda path: (path / "manifest.json").write_text('{"format": 1, "files": []}'),
+            "json is no manifest: files should be an object",
+        ),
     ],
 )
 def test_verification_names_what_is_wrong(run_recipe, recipe, arctic_home, damage, said):

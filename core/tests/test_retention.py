@@ -52,6 +52,12 @@ def test_the_best_by_evaluation_stays_with_the_newest(run_recipe, recipe, arctic
     assert metric_of(arctic_home / f"kept/global_step_{best}", "other/loss") is None
 
 
+@pytest.mark.parametrize("text", ["[]", "{", '"manifest"'])
+def test_a_manifest_that_is_none_tells_no_figure(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    assert metric_of(tmp_path, "loss") is None
+
+
 def test_keeping_the_best_needs_something_to_evaluate_on(run_recipe, tiny_recipe):
     with pytest.raises(Exception, match=r"checkpoint\.0\.keep_best.*needs evaluation data"):
         run_recipe(tiny_recipe | {"checkpoint": [{"output_dir": "kept", "keep_best": 1}]})

@@ -57,6 +57,8 @@ def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None when every file is as its manifest says."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("files", {}), dict):
+            return f"{MANIFEST} is no manifest: {'files' if isinstance(manifest, dict) else 'it'} should be an object"
         digest = manifest.pop("sha256", None)
         if (digest is not None or manifest.get("format") != 1) and digest != _digest(manifest):
             return f"{MANIFEST} is not what was written"
@@ -73,7 +75,9 @@ def verify(path: Path) -> str | None:
                 return f"{file.relative_to(path)} is not in its manifest"
     except FileNotFoundError:
         return "it has no manifest"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError:
+        return f"{MANIFEST} is no manifest: it names no files"
+    except (OSError, ValueError, TypeError) as error:
         return f"its manifest cannot be read: {error}"
     return None
 

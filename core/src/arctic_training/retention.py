@@ -54,7 +54,7 @@ def metric_of(path: Path, name: str) -> float | None:
     """
     try:
         sets: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("evaluation") or {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # no file, no JSON, no object
         return None
     of_set, _, figure = name.rpartition("/")
     record = sets.get(of_set) if of_set else next(iter(sets.values()), None)
