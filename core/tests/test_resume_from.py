@@ -50,6 +50,15 @@ def test_a_checkpoint_that_is_not_there_or_not_whole_is_refused(run_recipe, reci
         run_recipe(recipe | {"resume": given})
 
 
+@pytest.mark.parametrize(("given", "times"), [("first/global_step_2", 0), ("first", 1)])
+def test_a_checkpoint_that_auto_resume_meets_too_is_told_once(run_recipe, recipe, arctic_home, capsys, given, times):
+    run_recipe(recipe | {"exit_iteration_this_run": 2})
+    (arctic_home / "first/global_step_2/engine.pt").unlink()
+    with pytest.raises(CheckpointError):
+        run_recipe(recipe | {"resume": given, "checkpoint": recipe["checkpoint"] | {"auto_resume": True}})
+    assert capsys.readouterr().err.count("engine.pt is missing") == times
+
+
 def test_other_rows_than_the_checkpoint_was_written_with_are_told(run_recipe, recipe, capsys):
     run_recipe(recipe | {"exit_iteration_this_run": 2})
     recipe["data"] |= {"max_length": 20}

@@ -68,9 +68,11 @@ def resume(run: Run) -> Path | None:
 
 def _chosen(run: Run, candidates: list[CheckpointEngine]) -> Path | CheckpointError | None:
     """The checkpoint to go on from; an error instead of raising it on one rank alone."""
-    found = [path for engine in candidates if (path := _newest_of(run, directory_of(engine)))]
+    given = Path(run.config.resume).expanduser().absolute() if run.config.resume else None
+    told = {given} if given else set()  # what is wrong with the one that is named is told by its error
+    found = [path for engine in candidates if (path := _newest_of(run, directory_of(engine), told))]
     newest = max(found, key=_step_of, default=None)
-    if run.config.resume is None:
+    if given is None:
         for directory in {directory_of(engine) for engine in candidates} if newest is None else ():
             if damaged := len(numbered(directory)):
                 run.warn(
@@ -78,8 +80,7 @@ def _chosen(run: Run, candidates: list[CheckpointEngine]) -> Path | CheckpointEr
                     "starts anew"
                 )
         return newest
-    given = Path(run.config.resume).expanduser().absolute()
-    path = given if NAME.fullmatch(given.name) else _newest_of(run, given)
+    path = given if NAME.fullmatch(given.name) else _newest_of(run, given, told)
     nothing = "there is no checkpoint in it that training can go on from"
     problem = verify(path) if path else nothing if given.is_dir() else "there is no such directory"
     if path is not None and problem is None and not (path / STATE_FILE).is_file():
@@ -94,10 +95,13 @@ def _chosen(run: Run, candidates: list[CheckpointEngine]) -> Path | CheckpointEr
     return path
 
 
-def _newest_of(run: Run, directory: Path) -> Path | None:
+def _newest_of(run: Run, directory: Path, told: set[Path]) -> Path | None:
+    """The newest whole checkpoint in a directory; each that is passed over is told once."""
     path, passed_over = newest_checkpoint(directory, resumable=True)
     for other, problem in passed_over:
-        run.warn(f"checkpoint: passed over {other}: {problem}")
+        if other not in told:
+            run.warn(f"checkpoint: passed over {other}: {problem}")
+        told.add(other)
     return path
 
 
