@@ -135,6 +135,13 @@ def test_the_trace_of_a_fault_is_shown_when_asked_for(arctic, recipe):
     assert "Traceback (most recent call last)" in arctic("run", str(recipe), "type=faulty", "--traceback").err
 
 
+def test_an_empty_path_to_resume_from_is_refused(arctic, recipe):
+    for words in (["--resume="], ["--resume", " "]):
+        outcome = arctic("run", str(recipe), *words)
+        assert outcome.code == 2
+        assert "--resume: wants a path" in outcome.err
+
+
 def test_quiet_leaves_the_progress_out(arctic, recipe):
     assert "step 3/3" in arctic("run", str(recipe)).err
     assert "step 3/3" not in arctic("run", str(recipe), "-q", "run_dir=quiet").err

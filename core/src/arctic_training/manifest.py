@@ -13,6 +13,7 @@ from arctic_training.retention import MANIFEST, numbered
 from arctic_training.trust import TRUST, written_by_others
 
 STATE_FILE = "train_state.json"
+NOT_THERE = "there is no such directory"
 FORMAT = 2
 """Of manifests; those of format 1 have no hash of themselves."""
 PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".ckpt"})
@@ -55,6 +56,8 @@ def refuse_foreign(path: Path, *, trusted: bool) -> None:
 
 def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None when every file is as its manifest says."""
+    if not path.is_dir():
+        return NOT_THERE
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files", {}), dict):

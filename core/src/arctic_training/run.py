@@ -170,6 +170,7 @@ class Run:
         preflight.refuse_keys_without_their_plugin(self.config)
         if not self.only_prepares:
             preflight.refuse_endless_streams(self.config)
+            resuming.refuse_absent(self)
         self.device = distributed.choose_device(self.world)
         seed_everything(self.config.seed)
         self.run_dir.mkdir(parents=True, exist_ok=True)
