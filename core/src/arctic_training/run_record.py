@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from arctic_training import __version__
 from arctic_training.disk_errors import explained, naming
-from arctic_training.errors import ArcticError, DiskError, UsageError
+from arctic_training.errors import ArcticError, DiskError, Interrupted, StoppedOnRequest, UsageError
 from arctic_training.redaction import RedactingFormatter, redact, redacted, redacted_words
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ def write_fault(run: Run, error: BaseException) -> None:
         "time": time.time(),
         "message": redact(str(error) if isinstance(error, ArcticError) else f"{type(error).__name__}: {error}"),
         "exit_code": error.exit_code if isinstance(error, ArcticError) else 1,
+        "was_asked": isinstance(error, (Interrupted, StoppedOnRequest)),
         "log": str(run.log_path),
     }
     directory = run.run_dir / "logs"
