@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -226,3 +227,39 @@ def test_what_is_full_before_training_is_said_at_once(train, tmp_path, small_dis
     code, said = train(engine={"type": "torch"})
     assert code == 5, said
     assert str(tmp_path / "disk/kept") in said
+    code, said = train(engine={"type": "torch"}, run_dir="disk/run", checkpoint=[])
+    check_record(code, said, tmp_path / "disk/run", "run_dir")
+
+
+def check_record(code, said, place, key):
+    """That a run without checkpoints ended as it should where this place is full."""
+    assert code == 5, said
+    assert re.search(
+        rf"error: No space left on device: {place}/\S+\n  (\S+ k?B were to be written, and )?\S+ k?B are free: "
+        rf"free some space, or set {key} to a directory with more\n",
+        said,
+    )
+    assert "Traceback" not in said
+    log = re.search("the whole log: (.+)", said)  # on the disk that is full only where all of it found space
+    assert bool(log) != ("cannot be written: No space left" in said)
+    assert not log or "the run ended: [Errno 28]" in Path(log[1]).read_text()
+    assert "could not be written down" not in said
+
+
+def test_a_full_disk_under_the_record_of_a_run_without_checkpoints_names_the_file_and_the_key(
+    train, tmp_path, small_disk
+):
+    keys = {"engine": {"type": "torch"}, "run_dir": "disk/run", "checkpoint": [], "train_iters": 60}
+    code, said = train(deed="fill('disk/other')", **keys)
+    check_record(code, said, tmp_path / "disk/run", "run_dir")
+    assert f"{tmp_path}/disk/run/metrics.jsonl\n" in said
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_a_full_disk_under_prepared_data_names_the_file_and_the_key(train, tmp_path, tiny_chats, small_disk, num_proc):
+    small_disk("size=16k" if num_proc == 1 else "size=160k")
+    (tmp_path / "many.jsonl").write_text(tiny_chats.read_text() * 400)
+    data = {"sources": [str(tmp_path / "many.jsonl" if num_proc == 2 else tiny_chats)], "num_proc": num_proc}
+    data |= {"dl_num_workers": 0, "max_length": 128, "cache_dir": "disk/cache"}
+    code, said = train(engine={"type": "torch"}, checkpoint=[], data=data)
+    check_record(code, said, tmp_path / "disk/cache/data", "data.cache_dir or ARCTIC_HOME")

@@ -323,6 +323,8 @@ def test_a_signal_to_one_process_of_many_stops_all_of_them_after_the_same_step(t
     }
     os.kill(victims[victim][0], signal.SIGTERM)
     assert process.wait(SECONDS) == 128 + signal.SIGTERM, training.output
+    assert f"\nstopped by SIGTERM after step {training.steps}\n  saved " in training.output
+    assert "error: rank" not in training.output
     newest, _ = newest_checkpoint(training.directory / "kept", resumable=True)
     assert newest is not None
     assert newest.name == f"global_step_{training.steps}"

@@ -105,3 +105,11 @@ def test_a_folder_that_no_run_has_written_is_refused(tmp_path):
     refused = arctic("ctl", ".", cwd=tmp_path)
     assert refused.returncode == 2
     assert "there is no status.json" in refused.stderr
+
+
+def test_a_file_and_what_is_not_there_are_refused_with_what_to_name(tmp_path):
+    (tmp_path / "recipe.yaml").touch()
+    for given, said in (("recipe.yaml", "there is no such directory, but a file"), ("x", "there is no such directory")):
+        refused = arctic("ctl", given, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"error: {given}: {said}\n  name the directory of a run")

@@ -12,6 +12,7 @@ import pytest
 
 from arctic_cli import legacy, worker
 from arctic_cli.arguments import Words
+from arctic_cli.errors import explain
 from arctic_cli.launch import explain_failure, first_fault, worker_arguments
 from arctic_cli.options import Settings
 
@@ -135,6 +136,13 @@ def test_the_trace_of_a_fault_is_shown_when_asked_for(arctic, recipe):
     assert "Traceback (most recent call last)" in arctic("run", str(recipe), "type=faulty", "--traceback").err
 
 
+def test_an_empty_path_to_resume_from_is_refused(arctic, recipe):
+    for words in (["--resume="], ["--resume", " "]):
+        outcome = arctic("run", str(recipe), *words)
+        assert outcome.code == 2
+        assert "--resume: wants a path" in outcome.err
+
+
 def test_quiet_leaves_the_progress_out(arctic, recipe):
     assert "step 3/3" in arctic("run", str(recipe)).err
     assert "step 3/3" not in arctic("run", str(recipe), "-q", "run_dir=quiet").err
@@ -233,10 +241,20 @@ def test_a_run_that_a_signal_ended_is_128_and_the_signal(code, tmp_path):
     assert "ended by signal 9 (SIGKILL)" in str(error)
 
 
-def write_fault(run_dir: Path, rank: int, time: float, message: str, exit_code: int = 1) -> None:
+def write_fault(run_dir: Path, rank: int, time: float, message: str, exit_code: int = 1, **more: bool) -> None:
     (run_dir / "logs").mkdir(exist_ok=True)
     fault = {"rank": rank, "time": time, "message": message, "exit_code": exit_code, "log": f"logs/rank-{rank}.log"}
+    fault |= more
     (run_dir / "logs" / f"fault-rank-{rank}.json").write_text(json.dumps(fault))
+
+
+@pytest.mark.parametrize(("code", "by"), [(143, "by SIGTERM after step 12"), (6, "after step 12, as was asked")])
+def test_ranks_that_stop_on_request_say_what_one_process_says(code, by, tmp_path, capsys):
+    said = f"stopped {by}\n  saved kept/global_step_12; the same command goes on from there"
+    for rank in (1, 0):
+        write_fault(tmp_path, rank, 20.0 - rank, said, exit_code=code, was_asked=True)
+    assert explain(explain_failure(code, tmp_path), Settings()) == code
+    assert capsys.readouterr().err == f"{said}\n  the whole log: logs/rank-1.log\n"
 
 
 def test_the_earliest_fault_is_the_cause(tmp_path):

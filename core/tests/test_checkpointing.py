@@ -61,6 +61,15 @@ def test_a_finished_run_resumed_does_nothing(run_recipe, recipe, arctic_home):
     assert {path: path.stat().st_mtime_ns for path in (arctic_home / "out").rglob("*")} == before
 
 
+def test_a_checkpoint_behind_the_end_of_the_recipe_is_told(run_recipe, recipe, capsys):
+    run_recipe(recipe | {"train_iters": 6})
+    run_recipe(recipe | {"train_iters": 6})
+    behind = "warning: checkpoint: it was written after step 6, and the recipe ends after step 4"
+    assert "warning: checkpoint" not in capsys.readouterr().err
+    run_recipe(recipe | {"train_iters": 4})
+    assert behind in capsys.readouterr().err
+
+
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run_recipe, recipe, arctic_home, capsys):
     run_recipe(recipe | {"exit_iteration_this_run": 6})
     file = arctic_home / "out/global_step_6/engine.pt"
@@ -73,6 +82,18 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run_recipe, reci
     assert "passed over" in capsys.readouterr().err
 
 
+def test_training_that_starts_anew_because_no_checkpoint_is_whole_says_so(run_recipe, recipe, arctic_home, capsys):
+    run_recipe(recipe | {"exit_iteration_this_run": 6})
+    assert "starts anew" not in capsys.readouterr().err
+    for file in (arctic_home / "out").glob("*/engine.pt"):
+        file.write_bytes(b"short")
+    assert run_recipe(recipe | {"exit_iteration_this_run": 1}).first_step == 0
+    said = capsys.readouterr().err
+    assert said.count("passed over") == 2
+    assert f"warning: checkpoint: of 2 checkpoints in {arctic_home / 'out'} none is whole" in said
+    assert "training starts anew" in said
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -80,6 +101,12 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run_recipe, reci
         (lambda path: (path / "engine.pt").write_bytes(b"short"), "its manifest says"),
         (lambda path: (path / "manifest.json").unlink(), "it has no manifest"),
         (lambda path: (path / "manifest.json").write_text("{"), "cannot be read"),
+        (lambda path: (path / "manifest.json").write_text("[]"), "json is no manifest: it should be an object"),
+        (lambda path: (path / "manifest.json").write_text('{"format": 1}'), "json is no manifest: it names no files"),
+        (
+            lambda path: (path / "manifest.json").write_text('{"format": 1, "files": []}'),
+            "json is no manifest: files should be an object",
+        ),
     ],
 )
 def test_verification_names_what_is_wrong(run_recipe, recipe, arctic_home, damage, said):

@@ -81,5 +81,6 @@ def test_a_skipped_step_is_as_if_it_had_not_been(run_recipe, plugin_manager, rec
 def test_too_many_skipped_steps_in_a_row_end_training(run_recipe, plugin_manager, recipe):
     plugin_manager.register(Poison(1, 3, 4), "poison")
     run_recipe(recipe | {"on_nonfinite": "skip", "max_skipped_steps": 2})
-    with pytest.raises(TrainingStopped, match="2 steps in a row were not finite: the loss is nan at step 4"):
+    with pytest.raises(TrainingStopped, match="2 steps in a row were not finite: the loss is nan at step 4") as caught:
         run_recipe(recipe | {"on_nonfinite": "skip", "max_skipped_steps": 1})
+    assert caught.value.remedy.endswith("; a max_skipped_steps above 1 goes on for longer")

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from arctic_training.errors import CheckpointError
+from arctic_training.errors import CheckpointError, RecipeError
 from arctic_training.hookspecs import hookimpl
 from arctic_training.optimizer import AdamWFactory, OptimizerFactory
 from arctic_training.testing import TinyTrainer
@@ -43,15 +43,37 @@ def test_a_checkpoint_of_its_own_that_is_newer_is_taken_where_the_recipe_says_au
     [
         ("nowhere", "there is no such directory"),
         ("arctic-home", "there is no checkpoint in it that training can go on from"),
-        ("first/global_step_9", "it has no manifest"),
+        ("first/global_step_9", "there is no such directory"),
+        ("first/global_step_4", "it has no manifest"),
         ("first/global_step_2", "engine.pt is missing"),
     ],
 )
 def test_a_checkpoint_that_is_not_there_or_not_whole_is_refused(run_recipe, recipe, arctic_home, given, problem):
     run_recipe(recipe | {"exit_iteration_this_run": 2})
     (arctic_home / "first/global_step_2/engine.pt").unlink()
+    (arctic_home / "first/global_step_4").mkdir()
     with pytest.raises(CheckpointError, match=problem):
         run_recipe(recipe | {"resume": given})
+
+
+def test_what_is_not_there_is_refused_before_data_is_prepared(run_recipe, recipe, capsys):
+    with pytest.raises(CheckpointError, match="there is no such directory"):
+        run_recipe(recipe | {"resume": "nowhere"})
+    assert "data: " not in capsys.readouterr().err
+
+
+def test_a_name_of_nothing_is_refused(run_recipe, recipe):
+    with pytest.raises(RecipeError, match=r"resume.*names nothing"):
+        run_recipe(recipe | {"resume": ""})
+
+
+@pytest.mark.parametrize(("given", "times"), [("first/global_step_2", 0), ("first", 1)])
+def test_a_checkpoint_that_auto_resume_meets_too_is_told_once(run_recipe, recipe, arctic_home, capsys, given, times):
+    run_recipe(recipe | {"exit_iteration_this_run": 2})
+    (arctic_home / "first/global_step_2/engine.pt").unlink()
+    with pytest.raises(CheckpointError):
+        run_recipe(recipe | {"resume": given, "checkpoint": recipe["checkpoint"] | {"auto_resume": True}})
+    assert capsys.readouterr().err.count("engine.pt is missing") == times
 
 
 def test_other_rows_than_the_checkpoint_was_written_with_are_told(run_recipe, recipe, capsys):

@@ -86,6 +86,12 @@ def test_of_several_sets_a_figure_is_named_with_its_set(run_recipe, recipe, arct
     assert {path.name for path in (arctic_home / "kept").iterdir()} == {f"global_step_{best}", "global_step_5"}
 
 
+@pytest.mark.parametrize("text", ["[]", "{", '"manifest"'])
+def test_a_manifest_that_is_none_tells_no_figure(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    assert metric_of(tmp_path, "loss") is None
+
+
 def test_keeping_the_best_needs_something_to_evaluate_on(run_recipe, tiny_recipe):
     with pytest.raises(Exception, match=r"checkpoint\.0\.keep_best.*needs evaluation data"):
         run_recipe(tiny_recipe | {"checkpoint": [{"output_dir": "kept", "keep_best": 1}]})

@@ -122,11 +122,15 @@ def _status_of(run_dir: Path) -> dict[str, Any]:
         raise UsageError(f"its status cannot be read: {error}", where=str(run_dir)) from error
     if status is None:
         raise UsageError(
-            f"there is no {FILE} in it" if run_dir.is_dir() else "there is no such directory",
+            f"there is no {FILE} in it" if run_dir.is_dir() else f"there is no such directory{_but_a_file(run_dir)}",
             where=str(run_dir),
             remedy="name the directory of a run, as its first line tells it: runs/NAME-DATE-TIME",
         )
     return status
+
+
+def _but_a_file(path: Path) -> str:
+    return ", but a file" if path.exists() else ""
 
 
 def _is_over(status: dict[str, Any]) -> bool:

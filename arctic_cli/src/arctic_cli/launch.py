@@ -15,7 +15,7 @@ import attrs
 from arctic_cli.arguments import Words
 from arctic_cli.options import Settings
 from arctic_cli.terminal import warn
-from arctic_training.errors import ArcticError
+from arctic_training.errors import ArcticError, Interrupted, StoppedOnRequest
 
 if TYPE_CHECKING:
     from arctic_training.launcher import Launcher
@@ -35,13 +35,14 @@ class RankFailed(ArcticError):
 
 @attrs.frozen
 class Fault:
-    """Why a rank ended, as it wrote it down itself."""
+    """Why a rank ended, as it wrote it down itself. ``was_asked``: by a signal or a request, so that nothing failed."""
 
     rank: int
     time: float
     message: str
     exit_code: int
     log: str
+    was_asked: bool = False
 
 
 def choose_launcher(config: TrainerConfig, arguments: Sequence[str]) -> Launcher | None:
@@ -77,6 +78,7 @@ def launch(launcher: Launcher, config: TrainerConfig, words: Words, settings: Se
     Raises:
         RankFailed: a rank failed; says which and why, and where its log is.
         UsageError: another run writes into the directory.
+        Interrupted, StoppedOnRequest: somebody asked the ranks to end.
     """
     from arctic_training.output_lock import refuse_taken
     from arctic_training.run_record import choose_run_dir
@@ -127,7 +129,7 @@ def first_fault(run_dir: Path) -> Fault | None:
     return min(faults, key=lambda fault: (fault.time, fault.rank), default=None)
 
 
-def explain_failure(code: int, run_dir: Path) -> RankFailed:
+def explain_failure(code: int, run_dir: Path) -> ArcticError:
     """The error that a launcher's exit code stands for, with the rank's own words where it left some.
 
     A signal is the cause itself, and what ranks say follows from it; but a rank that loses the others aborts.
@@ -137,6 +139,8 @@ def explain_failure(code: int, run_dir: Path) -> RankFailed:
     is_signal = number in {each.value for each in signal.Signals}
     if fault is not None and (not is_signal or number == signal.SIGABRT or fault.exit_code == code):
         cause, *remedy = [line.strip() for line in fault.message.strip().splitlines()] or ["failed without a word"]
+        if fault.was_asked:
+            return _as_of_one_process(fault, cause, next(iter(remedy), None))
         place = "\n  ".join([*remedy[:1], f"the whole log: {fault.log}"])
         return RankFailed(cause, where=f"rank {fault.rank}", exit_code=fault.exit_code, remedy=place)
     logs = sorted((run_dir / "logs").glob("rank-*.log"))
@@ -147,6 +151,15 @@ def explain_failure(code: int, run_dir: Path) -> RankFailed:
             message += ", which is what a machine that runs out of memory sends"
         return RankFailed(message, where="launcher", exit_code=128 + number, remedy=place)
     return RankFailed(f"the ranks ended with exit code {code}", where="launcher", exit_code=code, remedy=place)
+
+
+def _as_of_one_process(fault: Fault, cause: str, remedy: str | None) -> ArcticError:
+    """What all ranks did together on request, in the words of a run that has one process."""
+    asked: ArcticError = StoppedOnRequest(cause, remedy=remedy)
+    if fault.exit_code > 128:
+        asked = Interrupted(cause, signal=fault.exit_code - 128, remedy=remedy)
+    asked.arctic_log_path = fault.log  # type: ignore[attr-defined]
+    return asked
 
 
 def _fault_files(run_dir: Path) -> list[Path]:

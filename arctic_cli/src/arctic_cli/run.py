@@ -53,6 +53,8 @@ def run(context: click.Context, recipe: str, resume: str | None) -> None:
     """
     words = context.meta[WORDS]
     if resume is not None:
+        if not resume.strip():  # an unset variable of a shell, which would name the working directory
+            raise click.BadParameter("wants a path: a checkpoint, or a directory of them", context, param_hint=RESUME)
         words = attrs.evolve(words, overrides=(*words.overrides, f"resume={os.path.abspath(resume)}"))
     context.exit(train(words, context.obj))
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from arctic_training.disk_errors import naming
 from arctic_training.token_rows import TokenRows, count_trained
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class ColumnFile:
         wider = np.result_type(self.dtype, values.dtype)
         if wider != self.dtype:
             self._widen(wider)
-        self._file.write(np.ascontiguousarray(values, wider).data)
+        with naming(self.path, values.size * wider.itemsize):
+            self._file.write(np.ascontiguousarray(values, wider).data)
         if values.size:
             largest = values.max().item()
             self.largest = largest if self.largest is None else max(self.largest, largest)
@@ -49,21 +51,23 @@ class ColumnFile:
         """Sync the file to disk and map it."""
         import numpy as np
 
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with naming(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         self.dtype = self.dtype or np.dtype(np.int32)
         return mapped(self.path, self.dtype)
 
     def _widen(self, dtype: np.dtype) -> None:
         import numpy as np
 
-        self._file.close()
         assert self.dtype is not None, "only what has numbers is widened"
+        with naming(self.path):
+            self._file.close()
         narrow = self.path.with_suffix(".narrow")
         os.replace(self.path, narrow)
         self._file = open(self.path, "wb")  # noqa: SIM115
-        with open(narrow, "rb") as file:
+        with open(narrow, "rb") as file, naming(self.path):
             while block := file.read(COPY_NUMBERS * self.dtype.itemsize):
                 self._file.write(np.frombuffer(block, self.dtype).astype(dtype).data)
         narrow.unlink()

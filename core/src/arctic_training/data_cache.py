@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from arctic_training.cache_key import digest, fingerprints, key_parts
 from arctic_training.data import EVAL
+from arctic_training.disk_errors import has_no_space, naming
 from arctic_training.errors import DataError
 from arctic_training.manifest import sync
 from arctic_training.preparation import Preparation
@@ -196,7 +197,7 @@ def _note_key(run: Run, directory: Path, parts: dict[str, Any] | None, label: st
     """Write what the key was made of beside the rows, for those who ask why another differs."""
     recipe = run.config.recipe.path
     note = {"split": label, "recipe": str(recipe) if recipe else None, "created": time.time(), "parts": parts}
-    with open(directory / KEY_FILE, "w") as file:
+    with naming(directory / KEY_FILE), open(directory / KEY_FILE, "w") as file:
         json.dump(redacted(note), file, indent=1, default=str)
         file.flush()
         os.fsync(file.fileno())
@@ -209,6 +210,8 @@ def _storing(directory: Path, label: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if has_no_space(error):  # whoever runs this says so, as of any other file of the run
+            raise
         raise DataError(
             f"the prepared data cannot be written: {error}",
             where=str(directory),

@@ -5,7 +5,6 @@ An error says what is wrong, where it is, and what to do about it; its class dec
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -78,6 +77,12 @@ class CheckpointError(ArcticError):
     exit_code = 5
 
 
+class DiskError(ArcticError):
+    """A file of the run or of prepared data cannot be written: its disk is full or read-only."""
+
+    exit_code = 5
+
+
 class TrainingStopped(ArcticError):
     """Training ended itself: a loss that is not finite, a limit, the kill switch."""
 
@@ -131,24 +136,6 @@ class RecipeError(ArcticError):
             problems = [problems]
         self.problems = sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column))
         super().__init__("\n".join(str(problem) for problem in self.problems))
-
-
-def explained(error: OSError) -> BaseException:
-    """The error itself, or what to do where the disk and not the program is at fault."""
-    remedies = {
-        errno.ENOSPC: "free some space",
-        errno.EDQUOT: "free some space of your quota",
-        errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
-        errno.EROFS: "set run_dir to a directory that you may write to",
-        errno.EACCES: "set run_dir to a directory that you may write to",
-        errno.EPERM: "set run_dir to a directory that you may write to",
-    }
-    if isinstance(error, ArcticError) or error.errno not in remedies:
-        return error
-    told = ArcticError(f"{error.strerror}: {error.filename or 'a file of the run'}", remedy=remedies[error.errno])
-    for name in ("arctic_log_path", "arctic_written_down"):
-        setattr(told, name, getattr(error, name, None))
-    return told
 
 
 def _rebuild(cls: type[ArcticError], state: dict) -> ArcticError:

@@ -13,6 +13,7 @@ from arctic_training.retention import MANIFEST, numbered
 from arctic_training.trust import TRUST, written_by_others
 
 STATE_FILE = "train_state.json"
+NOT_THERE = "there is no such directory"
 FORMAT = 2
 """Of manifests; those of format 1 have no hash of themselves."""
 PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".ckpt"})
@@ -55,8 +56,12 @@ def refuse_foreign(path: Path, *, trusted: bool) -> None:
 
 def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None when every file is as its manifest says."""
+    if not path.is_dir():
+        return NOT_THERE
     try:
         manifest = json.loads((path / MANIFEST).read_text())
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("files", {}), dict):
+            return f"{MANIFEST} is no manifest: {'files' if isinstance(manifest, dict) else 'it'} should be an object"
         digest = manifest.pop("sha256", None)
         if (digest is not None or manifest.get("format") != 1) and digest != _digest(manifest):
             return f"{MANIFEST} is not what was written"
@@ -73,7 +78,9 @@ def verify(path: Path) -> str | None:
                 return f"{file.relative_to(path)} is not in its manifest"
     except FileNotFoundError:
         return "it has no manifest"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError:
+        return f"{MANIFEST} is no manifest: it names no files"
+    except (OSError, ValueError, TypeError) as error:
         return f"its manifest cannot be read: {error}"
     return None
 

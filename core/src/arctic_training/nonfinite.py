@@ -55,11 +55,13 @@ def heed(trainer: Trainer, loss: float, result: StepResult, step: int, own_loss:
             f"{what} at step {step}{_in_words(found)}, though its gradients are finite",
             remedy="look at the rows, and at what the loss does to them",
         )
+    going_on = "on_nonfinite: skip goes on"
     if config.on_nonfinite == "skip":
         what = f"{trainer.skipped_steps} steps in a row were not finite: {what}"
+        going_on = f"a max_skipped_steps above {config.max_skipped_steps} goes on for longer"
     raise TrainingStopped(
         f"{what} at step {step}{_in_words(found)}; the step was not applied",
-        remedy="lower the learning rate, or look at the rows: arctic data RECIPE --show; on_nonfinite: skip goes on",
+        remedy=f"lower the learning rate, or look at the rows: arctic data RECIPE --show; {going_on}",
     )
 
 

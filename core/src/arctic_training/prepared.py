@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_training.column_files import ColumnFile, TokenWriter, copy_rows, mapped, move_rows, write_numbers
+from arctic_training.disk_errors import naming
 from arctic_training.packing import Packs
 from arctic_training.token_rows import PlannedRows, TokenRows
 
@@ -92,7 +93,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, facts: Mapping[str
     index = _write_planned(rows, path) if isinstance(rows, PlannedRows) else _write_columns(rows, path)
     index |= {"format": FORMAT, "facts": dict(facts or {})}
     index["files"] = {file.name: file.stat().st_size for file in sorted(path.glob("*.bin"))}
-    with open(path / INDEX_FILE, "w") as file:
+    with naming(path / INDEX_FILE), open(path / INDEX_FILE, "w") as file:
         json.dump(index, file, indent=1)
         file.flush()
         os.fsync(file.fileno())

@@ -5,6 +5,7 @@ A plugin like any other: it takes its records from ``arctic_log_metrics``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from arctic_training.disk_errors import naming
 from arctic_training.hookspecs import hookimpl
 from arctic_training.redaction import redact
 
@@ -40,13 +42,15 @@ class MetricsFile:
                 file.close()
                 file = self.files[number] = _opened(Path(file.name))
                 run.warn(f"{file.name} was removed; it goes on from step {step}")
-            file.write(line)
-            file.flush()
+            with naming(file.name, len(line)):
+                file.write(line)
+                file.flush()
 
     @hookimpl
     def arctic_unconfigure(self, run: Run) -> None:
         for file in self.files:
-            file.close()
+            with contextlib.suppress(OSError):  # of a line that did not fit, which was told when it was written
+                file.close()
 
 
 class Progress:

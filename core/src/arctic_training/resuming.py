@@ -11,9 +11,10 @@ from arctic_training.checkpointing import data_keys, directory_of
 from arctic_training.continuity import refuse_other_optimizer, tell_other_keys
 from arctic_training.distributed import from_first_rank
 from arctic_training.errors import CheckpointError
-from arctic_training.manifest import STATE_FILE, newest_checkpoint, refuse_foreign, verify
-from arctic_training.retention import MANIFEST, NAME
+from arctic_training.manifest import NOT_THERE, STATE_FILE, newest_checkpoint, refuse_foreign, verify
+from arctic_training.retention import MANIFEST, NAME, numbered
 from arctic_training.state import TrainState, restore_random_state, seed_everything
+from arctic_training.wording import counted
 
 if TYPE_CHECKING:
     from arctic_training.checkpoint import CheckpointEngine
@@ -68,32 +69,59 @@ def resume(run: Run) -> Path | None:
     return path
 
 
+def refuse_absent(run: Run) -> None:
+    """Find out before anything is prepared whether what ``resume`` names is there, as the first rank sees it.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    given = _named(run)
+    if run.world.is_first and given is not None and not given.is_dir():
+        raise _refused(given, NOT_THERE)
+
+
 def _chosen(run: Run, candidates: list[CheckpointEngine]) -> Path | CheckpointError | None:
     """The checkpoint to go on from; an error instead of raising it on one rank alone."""
-    found = [path for engine in candidates if (path := _newest_of(run, directory_of(engine)))]
+    given = _named(run)
+    told = {given} if given else set()  # what is wrong with the one that is named is told by its error
+    found = [path for engine in candidates if (path := _newest_of(run, directory_of(engine), told))]
     newest = max(found, key=_step_of, default=None)
-    if run.config.resume is None:
+    if given is None:
+        for directory in {directory_of(engine) for engine in candidates} if newest is None else ():
+            if damaged := len(numbered(directory)):
+                run.warn(
+                    f"checkpoint: of {counted(damaged, 'checkpoint')} in {directory} none is whole, so training "
+                    "starts anew"
+                )
         return newest
-    given = Path(run.config.resume).expanduser().absolute()
-    path = given if NAME.fullmatch(given.name) else _newest_of(run, given)
+    path = given if NAME.fullmatch(given.name) else _newest_of(run, given, told)
     nothing = "there is no checkpoint in it that training can go on from"
-    problem = verify(path) if path else nothing if given.is_dir() else "there is no such directory"
+    problem = verify(path) if path else nothing if given.is_dir() else NOT_THERE
     if path is not None and problem is None and not (path / STATE_FILE).is_file():
         problem = "it holds the model alone"
     if path is None or problem is not None:
-        return CheckpointError(
-            f"{problem}", where=str(path or given), remedy="name a whole checkpoint, or a directory that holds one"
-        )
+        return _refused(path or given, str(problem))
     if newest is not None and _step_of(newest) > _step_of(path):
         run.say(f"checkpoint: {newest} is newer than {path}, and auto_resume goes on from it")
         return newest
     return path
 
 
-def _newest_of(run: Run, directory: Path) -> Path | None:
+def _named(run: Run) -> Path | None:
+    return Path(run.config.resume).expanduser().absolute() if run.config.resume else None
+
+
+def _refused(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(problem, where=str(path), remedy="name a whole checkpoint, or a directory that holds one")
+
+
+def _newest_of(run: Run, directory: Path, told: set[Path]) -> Path | None:
+    """The newest whole checkpoint in a directory; each that is passed over is told once."""
     path, passed_over = newest_checkpoint(directory, resumable=True)
     for other, problem in passed_over:
-        run.warn(f"checkpoint: passed over {other}: {problem}")
+        if other not in told:
+            run.warn(f"checkpoint: passed over {other}: {problem}")
+        told.add(other)
     return path
 
 

@@ -58,7 +58,7 @@ def metric_of(path: Path, name: str) -> float | None:
     """
     try:
         sets: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("evaluation") or {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # no file, no JSON, no object
         return None
     value = _figures(sets).get(name)
     return None if value is None else float(value)

@@ -17,13 +17,21 @@ from typing import TYPE_CHECKING, Any
 from arctic_training import checkpointing, distributed, preflight, resuming
 from arctic_training.data_cache import prepared_rows
 from arctic_training.data_report import figures
+from arctic_training.disk_errors import explained
 from arctic_training.distributed import World
-from arctic_training.errors import Interrupted, PluginError, UsageError, explained
+from arctic_training.errors import Interrupted, PluginError, UsageError
 from arctic_training.freezing import freeze
 from arctic_training.output_lock import OutputLocks
 from arctic_training.redaction import redacted
 from arctic_training.reporting import MetricsFile, Progress, human_count, shown_path
-from arctic_training.run_record import choose_run_dir, start_logging, stop_logging, write_fault, write_record
+from arctic_training.run_record import (
+    choose_run_dir,
+    log_is_whole,
+    start_logging,
+    stop_logging,
+    write_fault,
+    write_record,
+)
 from arctic_training.state import Metrics, seed_everything
 from arctic_training.status import FILE as STATUS_FILE
 from arctic_training.status import StatusFile
@@ -115,7 +123,7 @@ class Run:
         except OSError as error:
             told = self.steering.cause_of(error)
             self.fail(told)
-            raise (explained(error) if told is error else told) from error
+            raise (explained(error, self) if told is error else told) from error
         except BaseException as error:
             told = self.steering.cause_of(error)
             self.fail(told)
@@ -139,6 +147,8 @@ class Run:
             yield
         except BaseException as error:
             self.fail(error)
+            if isinstance(error, OSError) and (told := explained(error, self)) is not error:
+                raise told from error
             raise
         finally:
             self.tear_down()
@@ -161,6 +171,7 @@ class Run:
         preflight.refuse_keys_without_their_plugin(self.config)
         if not self.only_prepares:
             preflight.refuse_endless_streams(self.config)
+            resuming.refuse_absent(self)
         self.device = distributed.choose_device(self.world)
         seed_everything(self.config.seed)
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -281,6 +292,11 @@ class Run:
         resuming.resume(self)
         trainer = self.trainer
         self.first_step = trainer.state.step
+        if trainer.state.step > trainer.last_step:
+            self.warn(
+                f"checkpoint: it was written after step {trainer.state.step}, and the recipe ends after step "
+                f"{trainer.last_step}: nothing is trained, and what is here has been trained for longer than it says"
+            )
         if trainer.state.step >= trainer.last_step:
             self.say(f"training is complete: {trainer.state.step} of {counted(trainer.last_step, 'step')} taken")
         else:
@@ -309,8 +325,9 @@ class Run:
                 write_fault(self, error)
                 error.arctic_written_down = True  # type: ignore[attr-defined]
             except OSError as failure:  # the error itself matters more
-                self.log.error("the cause could not be written down: %s", failure)
-        error.arctic_log_path = str(self.log_path)  # type: ignore[attr-defined]
+                self.log.error("the cause could not be written down: %s", failure, extra={"said": True})
+        if log_is_whole(self.log):
+            error.arctic_log_path = str(self.log_path)  # type: ignore[attr-defined]
 
     def tear_down(self) -> None:
         """Tidy up; nothing here may hide the error that ended the run."""

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arctic_training import __version__
-from arctic_training.errors import ArcticError, UsageError
+from arctic_training.disk_errors import explained, naming
+from arctic_training.errors import ArcticError, DiskError, Interrupted, StoppedOnRequest, UsageError
 from arctic_training.redaction import RedactingFormatter, redact, redacted, redacted_words
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]
         The logger, and the path of the log file.
 
     Raises:
+        DiskError: the disk has no space for the file, or is read-only.
         UsageError: the file cannot be written.
     """
     rank = run.world.rank
@@ -118,6 +120,8 @@ def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]
             directory.mkdir(parents=True, exist_ok=True)
             handlers.append(LogFile(path))
         except OSError as error:
+            if isinstance(told := explained(error, run), DiskError):
+                raise told from error
             raise UsageError(
                 f"the run's log cannot be written: {error}",
                 where=str(path),
@@ -135,6 +139,11 @@ def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]
     return log, path
 
 
+def log_is_whole(log: logging.Logger) -> bool:
+    """Whether everything so far could be written to the log's file, so that it is worth naming."""
+    return not any(getattr(handler, "is_broken", False) for handler in log.handlers)
+
+
 def stop_logging(log: logging.Logger) -> None:
     """Close the log files."""
     for handler in list(log.handlers):
@@ -146,7 +155,7 @@ def write_record(run: Run) -> None:
     """Write ``recipe.yaml`` and ``run.json`` into the run directory; rank 0 only."""
     from arctic_training.dump import dump
 
-    (run.run_dir / "recipe.yaml").write_text(dump(run.config))
+    _write(run.run_dir / "recipe.yaml", dump(run.config))
     record = {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "arctic": __version__,
@@ -166,7 +175,12 @@ def write_record(run: Run) -> None:
         "engine": {"type": run.engine_class.name, "reason": run.engine_reason},
         "command": redacted_words(sys.argv),
     }
-    (run.run_dir / "run.json").write_text(json.dumps(redacted(record), indent=1))
+    _write(run.run_dir / "run.json", json.dumps(redacted(record), indent=1))
+
+
+def _write(path: Path, text: str) -> None:
+    with naming(path, len(text)):
+        path.write_text(text)
 
 
 def write_fault(run: Run, error: BaseException) -> None:
@@ -176,6 +190,7 @@ def write_fault(run: Run, error: BaseException) -> None:
         "time": time.time(),
         "message": redact(str(error) if isinstance(error, ArcticError) else f"{type(error).__name__}: {error}"),
         "exit_code": error.exit_code if isinstance(error, ArcticError) else 1,
+        "was_asked": isinstance(error, (Interrupted, StoppedOnRequest)),
         "log": str(run.log_path),
     }
     directory = run.run_dir / "logs"

@@ -110,7 +110,7 @@ def read_status(run_dir: Path) -> dict[str, Any] | None:
     state ``gone``."""
     try:
         status = json.loads((run_dir / FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if status["state"] not in ENDED and status["host"] == platform.node() and status["process_started"]:
         process = Process.find(status["pid"])

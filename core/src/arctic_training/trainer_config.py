@@ -149,6 +149,8 @@ class TrainerConfig(ComponentConfig):
             yield "eval_interval", "asks for evaluation, and there is no data for it: give data.eval_sources"
         if self.evaluate_at_start and not self.data.evaluates:
             yield "evaluate_at_start", "asks for evaluation, and there is no data for it: give data.eval_sources"
+        if self.resume is not None and not self.resume.strip():
+            yield "resume", "names nothing: name a checkpoint, or a directory that holds one"
         for number, entry in enumerate(self.checkpoint):
             if entry.keep_best and not self.data.evaluates:
                 yield (f"checkpoint.{number}.keep_best", "needs evaluation data: give data.eval_sources")

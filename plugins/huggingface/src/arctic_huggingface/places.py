@@ -19,7 +19,8 @@ from typing import Any
 import attrs
 
 from arctic_training.data_cache import cache_home
-from arctic_training.errors import ArcticError, DataError, explained
+from arctic_training.disk_errors import has_no_space, naming
+from arctic_training.errors import ArcticError, DataError
 from arctic_training.redaction import without_credentials
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
@@ -295,11 +296,13 @@ def _hash(path: Path) -> str:
 @contextmanager
 def _stored(copy: Path) -> Iterator[None]:
     try:
-        yield
+        with naming(copy):
+            yield
     except OSError as error:
-        told = explained(error)
+        if has_no_space(error):  # the run says so, as of any other file
+            raise
         raise DataError(
-            f"the copy cannot be written: {told.message if isinstance(told, ArcticError) else error}",
+            f"the copy cannot be written: {error}",
             where=str(copy),
             remedy="free some space, or set ARCTIC_HOME to a folder that has it",
         ) from error
