@@ -302,6 +302,11 @@ def test_problems_of_all_sections_are_told_at_once(plugins):
     ]
 
 
+def test_null_is_an_empty_list_and_an_empty_mapping(plugins):
+    config = config_of(plugins, "data.eval_sources=null", "deepspeed=null", "checkpoint=null")
+    assert (config.data.eval_sources, config.deepspeed, config.checkpoint) == ([], {}, [])
+
+
 def test_a_loss_is_refused_where_the_trainer_has_its_own(plugins, tmp_path):
     class OwnLossTrainer(PlainTrainer):
         name = "own_loss"

@@ -172,6 +172,8 @@ class Structurer:
         if isinstance(value, Mapping) and _may_stand_alone(expected):
             item = self.structure(value, get_args(expected)[0], self._path)
             return INVALID if item is INVALID else [item]
+        if value is None and (get_origin(expected) or expected) is list:  # a key with every item commented out
+            value = []
         if not isinstance(value, (list, tuple)):
             return self._mismatch(value, expected)
         items = get_args(expected) or (Any,)
@@ -186,6 +188,7 @@ class Structurer:
         return tuple(result) if (get_origin(expected) or expected) is tuple else result
 
     def mapping(self, value: Any, expected: Any) -> Any:
+        value = {} if value is None else value
         if not isinstance(value, Mapping):
             return self._mismatch(value, expected)
         if SHORTHAND in value and len(value) > 1:
