@@ -17,7 +17,7 @@ from arctic_training.trainer import Trainer
 class Finished(SimpleNamespace):
     """What an export asks of a trainer."""
 
-    loss_weight = Trainer.loss_weight
+    units_of_loss = Trainer.units_of_loss
 
 
 class Export:

@@ -367,7 +367,7 @@ def test_the_hub_is_told_what_a_model_was_made_of():
     from arctic_huggingface.card import model_card
 
     class Finished(SimpleNamespace):
-        loss_weight = Trainer.loss_weight
+        units_of_loss = Trainer.units_of_loss
 
     config = get_config(
         {
