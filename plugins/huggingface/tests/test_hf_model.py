@@ -67,6 +67,19 @@ def test_a_relative_folder_is_found_in_the_working_directory(build, model_dir, m
     assert build(name_or_path=f"./{model_dir.name}").config.hidden_size == 32
 
 
+def test_a_folder_of_checkpoints_is_no_model_and_tells_which_is(build, model_dir, tmp_path):
+    for step in (2, 10):
+        shutil.copytree(model_dir, tmp_path / f"out/global_step_{step}")
+        (tmp_path / f"kept/global_step_{step}").mkdir(parents=True)
+    with pytest.raises(RecipeError, match=r"out holds checkpoints; name one: \S*out/global_step_10"):
+        build(name_or_path=str(tmp_path / "out"))
+    with pytest.raises(RecipeError, match=r"kept holds checkpoints that training goes on from, and no model; .*export"):
+        build(name_or_path=str(tmp_path / "kept"))
+    (tmp_path / "kept/global_step_2/manifest.json").touch()
+    with pytest.raises(RecipeError, match="global_step_2 is a checkpoint that training goes on from"):
+        build(name_or_path=str(tmp_path / "kept/global_step_2"))
+
+
 def test_overrides_change_the_architecture(build, model_dir):
     model = build(
         name_or_path=str(model_dir), init="random", hf_config_kwargs={"num_hidden_layers": 1, "attention_dropout": 0.1}

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from arctic_huggingface.reachable import offline_if_unreachable
 from arctic_training.errors import ArcticError, Problem, RecipeError
+from arctic_training.retention import MANIFEST, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Refusal = Callable[[str, str], ArcticError]
     """Makes an error of a message and a remedy."""
+
+CONFIG_NAME = "config.json"
+"""What transformers knows a model's folder by."""
 
 
 def refusal(run: Any, key: str) -> Refusal:
@@ -53,6 +57,26 @@ def local_path(name: str, run: Any, refused: Refusal) -> Path | None:
             "correct the path; a relative one starts beside the recipe or in the working directory",
         )
     return None
+
+
+def refuse_checkpoints(name: str, folder: Path, refused: Refusal) -> None:
+    """Refuse a folder of checkpoints in place of a model, and a checkpoint that training goes on from.
+
+    Args:
+        name: the model, as the recipe has it.
+        folder: what it stands for.
+        refused: makes the error.
+    """
+    if (folder / CONFIG_NAME).is_file():
+        return
+    there = numbered(folder)
+    exported = [step for step, path in there.items() if (path / CONFIG_NAME).is_file()]
+    if exported:
+        raise refused(f"{name} holds checkpoints", f"name one: {Path(name) / there[max(exported)].name}")
+    if there or (folder / MANIFEST).is_file():
+        what = "holds checkpoints" if there else "is a checkpoint"
+        remedy = f"make a model of it with `arctic export {name} FOLDER` and name that; resume goes on with training"
+        raise refused(f"{name} {what} that training goes on from, and no model", remedy)
 
 
 def search_folders(run: Any) -> list[Path]:

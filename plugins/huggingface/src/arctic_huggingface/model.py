@@ -15,6 +15,7 @@ from arctic_huggingface.hub import (
     note_remote_code,
     progress_bars,
     refusal,
+    refuse_checkpoints,
     weights_are_pickles,
 )
 from arctic_huggingface.overrides import overridden, unknown_overrides
@@ -212,7 +213,10 @@ class HFModelFactory(ModelFactory):
 
     def _location(self) -> str:
         name = self.config.name_or_path
-        return str(local_path(name, self.run, self._refusal(WHERE)) or name)
+        folder = local_path(name, self.run, self._refusal(WHERE))
+        if folder is not None:
+            refuse_checkpoints(name, folder, self._refusal(WHERE))
+        return str(folder or name)
 
     def _source(self) -> dict[str, Any]:
         source: dict[str, Any] = {"trust_remote_code": self.config.trust_remote_code}
