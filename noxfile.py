@@ -128,7 +128,7 @@ def examples(session: nox.Session) -> None:
 def build(session: nox.Session) -> None:
     """The wheels of all distributions, installed together into a fresh environment and started there."""
     refuse_the_active_environment(session)
-    wheels = Path(session.create_tmp()) / "wheels"
+    wheels = Path(session.create_tmp()).resolve() / "wheels"
     shutil.rmtree(wheels, ignore_errors=True)
     session.run(
         "python",
@@ -162,7 +162,7 @@ def peers(session: nox.Session) -> None:
     torch = next(line for line in constraints if line.startswith("torch=="))  # any other brings gigabytes of CUDA
     options = []
     for name, requirements in PEERS.items():
-        folder = Path(session.create_tmp()) / name
+        folder = Path(session.create_tmp()).resolve() / name
         python = str(folder / ("Scripts" if sys.platform == "win32" else "bin") / "python")
         session.run("python", "-m", "venv", str(folder))
         session.run(python, "-m", "pip", "install", "--quiet", torch, *requirements, external=True)
