@@ -144,6 +144,30 @@ def test_rows_are_read_in_forked_processes_and_threads_alike(lines):
         assert pool.map(rows.__getitem__, range(len(rows))) == list(rows)
 
 
+@settings(
+    max_examples=100, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(order=st.lists(st.integers(0, 39), max_size=60), ahead=st.integers(1, 60))
+def test_rows_are_the_same_in_whatever_order_they_are_asked_for(lines, monkeypatch, order, ahead):
+    monkeypatch.setattr(json_lines, "AHEAD_BYTES", ahead)
+    rows = lines(*[b"".join(b'{"n": %d}\r\n' % (20 * file + row) for row in range(20)) for file in range(2)])
+    assert [rows[number]["n"] for number in order] == order
+
+
+def test_lines_that_are_asked_for_one_after_the_other_are_read_together(lines, monkeypatch):
+    rows, reads = lines(b'{"n": 1}\n' * 1000), []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *arguments: reads.append(arguments[1]) or pread(*arguments))
+    list(rows)
+    assert len(reads) == 2
+    again = JsonLines(rows.readers.paths)
+    reads.clear()
+    for number in range(0, 1000, 10):
+        again[number]
+    assert len(reads) == 100
+    assert max(reads) < 10
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not list open files")
 def test_few_files_are_open_at_a_time_and_none_after(lines):
     rows = lines(*[b'{"n": 1}\n'] * (OPEN_FILES + 20))

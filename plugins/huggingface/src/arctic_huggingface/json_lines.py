@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 2**20
 """Bytes that are searched for line breaks together; what that takes is a few times as much, whatever the file."""
+AHEAD_BYTES = 2**17
+"""Bytes that are read together where lines are asked for one after the other."""
+LINE_BREAK_BYTES = 2
+"""What may stand between two lines: a line feed, or a carriage return before it."""
 OPEN_FILES = 64
 """Files that a process keeps open, far fewer than systems allow."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -125,6 +129,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 class FileReaders:
     """Reads parts of files. Each process opens them for itself when it first reads of them, and some of them at a time.
+    Where parts are asked for one after the other, more than the next is read ahead.
 
     Args:
         paths: the files.
@@ -135,6 +140,9 @@ class FileReaders:
         self.paths = list(paths)
         self.versions = list(versions)
         self._opened: dict[int, _Descriptor] = {}
+        # Each is one tuple, so that no thread sees half of what another has changed.
+        self._ahead: tuple[int, int, bytes] = -1, 0, b""
+        self._end: tuple[int, int] = -1, 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FileReaders, (self.paths, self.versions)
@@ -145,9 +153,24 @@ class FileReaders:
         Raises:
             DataError: the file has changed.
         """
+        of, begin, content = self._ahead
+        offset = start - begin
+        if of == file and offset >= 0 and offset + length <= len(content):
+            self._end = file, start + length
+            return content[offset : offset + length]
+        of, end = self._end
+        follows = of == file and 0 <= start - end <= LINE_BREAK_BYTES
+        content = self._read(file, start, length, max(length, AHEAD_BYTES) if follows else length)
+        if follows:
+            self._ahead = file, start, content
+        self._end = file, start + length
+        return content[:length]
+
+    def _read(self, file: int, start: int, length: int, most: int) -> bytes:
+        """At least ``length`` bytes, and at most so many, where the file has them."""
         # The descriptor stays open as long as this name refers to it, whatever another thread opens.
         descriptor = self._opened.get(file) or self._open(file)
-        content = os.pread(descriptor.number, length, start)
+        content = os.pread(descriptor.number, most, start)
         while len(content) < length:  # a read gives 2 GiB at most
             more = os.pread(descriptor.number, length - len(content), start + len(content))
             if not more:
