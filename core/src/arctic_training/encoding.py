@@ -100,23 +100,43 @@ def encode_batches(dataset: Any, encode: Encoder, num_proc: int) -> Iterator[tup
 
 def encode_numbers(dataset: Any, encode: Encoder, numbers: Sequence[int]) -> EncodedRows:
     """Encode the rows of these numbers; those that cannot be read are refused like those that cannot be encoded."""
-    rows, places = [], []
-    order: dict[str | None, int] = {}
-    unreadable = []
+    rows, read, unreadable = [], [], {}
     for number in numbers:
         try:
             rows.append(dataset[number])
         except BadRow as error:
-            unreadable.append(error)
-            order[error.where] = number
+            unreadable[number] = error
         else:
-            places.append(place_of(dataset, number))
-            order[places[-1]] = number
+            read.append(number)
+    places = Places(dataset, read)
     encoded = encode(rows, places)
     if not unreadable:
         return encoded
-    in_order = sorted([*unreadable, *encoded.refused], key=lambda error: order.get(error.where, numbers[-1]))
+    order: dict[str | None, int] = {error.where: number for number, error in unreadable.items()}
+    order |= dict(zip(places, read, strict=True))
+    in_order = sorted([*unreadable.values(), *encoded.refused], key=lambda error: order.get(error.where, numbers[-1]))
     return attrs.evolve(encoded, refused=in_order)
+
+
+class Places(Sequence[str]):
+    """Where rows come from, told when it is asked for: of the rows of a batch few are refused.
+
+    Args:
+        dataset: holds the rows.
+        numbers: of the rows in it.
+    """
+
+    def __init__(self, dataset: Any, numbers: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Places(self.dataset, self.numbers[index])
+        return place_of(self.dataset, self.numbers[index])
 
 
 def place_of(dataset: Any, number: int) -> str:
