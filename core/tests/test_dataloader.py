@@ -1,7 +1,10 @@
 """The order of rows and how ranks share them."""
 
+import contextlib
 import multiprocessing
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from arctic_training.dataloader import DataLoader
 from arctic_training.distributed import World
+from arctic_training.errors import ArcticError
 
 
 def collate(rows):
@@ -127,3 +131,39 @@ def test_a_collate_that_draws_gets_other_numbers_in_each_epoch_and_on_each_rank(
         loader.collate = lambda rows: {"drawn": torch.rand(1)}
     drawn = [float(step[0]["drawn"]) for loader in (one, two) for epoch in (0, 1) for step in loader.epoch(epoch)]
     assert len(set(drawn)) == len(drawn) == 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_a_worker_that_is_never_born_is_ended_and_started_again(monkeypatch, tmp_path):
+    from arctic_training import births, dataloader
+
+    quietly = dataloader._work_quietly
+
+    def born_late(worker):
+        quietly(worker)
+        with contextlib.suppress(FileExistsError):
+            (tmp_path / f"hung-{worker}").touch(exist_ok=False)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(600)
+
+    monkeypatch.setattr(births, "SECONDS", 0.5)
+    monkeypatch.setattr(dataloader, "_work_quietly", born_late)
+    (loader,) = loaders(9, 1, num_workers=1)
+    rows = [row for step in loader.epoch(0) for batch in step for row in batch.rows]
+    assert rows == loader.order(0).tolist()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_workers_that_are_never_born_end_the_run_with_what_to_do(monkeypatch):
+    from arctic_training import births, dataloader
+
+    monkeypatch.setattr(births, "SECONDS", 0.1)
+    monkeypatch.setattr(births, "ATTEMPTS", 1)
+    monkeypatch.setattr(dataloader, "_work_quietly", lambda worker: time.sleep(600))
+    (loader,) = loaders(9, 1, num_workers=1)
+    with pytest.raises(ArcticError, match="came up within 0 s in 1 try") as caught:
+        next(loader.epoch(0))
+    assert "data.dl_num_workers: 0" in caught.value.remedy
+    assert not multiprocessing.active_children()

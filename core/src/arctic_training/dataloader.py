@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from arctic_training.births import started
 from arctic_training.distributed import World
 from arctic_training.errors import DataError
 from arctic_training.loss import IGNORE_INDEX
@@ -196,17 +197,25 @@ class DataLoader(Loader):
         steps = self._steps_from(start)
         slots = _Slots(self, self.order(epoch)[start:])
         total = steps * self.accumulation
-        loader: Any = torch.utils.data.DataLoader(
-            slots,
-            batch_size=None,
-            sampler=range(total),
-            num_workers=self.num_workers if total and _CAN_FORK else 0,
-            multiprocessing_context="fork" if self.num_workers and total and _CAN_FORK else None,
-            pin_memory=self.pin_memory,
-            worker_init_fn=_work_quietly,
-            generator=self._generator(epoch),  # its own, or each pass would draw from the random numbers of training
-        )
-        micro_batches = iter(loader)
+        num_workers = self.num_workers if total and _CAN_FORK else 0
+
+        def loader(born: Callable[[int], None]) -> Any:
+            def begin(worker: int) -> None:
+                _work_quietly(worker)
+                born(worker)
+
+            return torch.utils.data.DataLoader(
+                slots,
+                batch_size=None,
+                sampler=range(total),
+                num_workers=num_workers,
+                multiprocessing_context="fork" if num_workers else None,
+                pin_memory=self.pin_memory,
+                worker_init_fn=begin,
+                generator=self._generator(epoch),  # its own, or each pass would draw from training's random numbers
+            )
+
+        micro_batches = started(loader, num_workers)
         for step in range(1, steps + 1):
             row = min(start + step * self.global_batch_size, len(self.rows))
             step_slots = [next(micro_batches) for _ in range(self.accumulation)]
