@@ -7,6 +7,7 @@ rows left: a slot without rows repeats a row with nothing to train on, and count
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -199,12 +200,12 @@ class DataLoader(Loader):
         total = steps * self.accumulation
         num_workers = self.num_workers if total and _CAN_FORK else 0
 
-        def loader(born: Callable[[int], None]) -> Any:
+        def begun(born: Callable[[], None]) -> Iterator[Any]:
             def begin(worker: int) -> None:
                 _work_quietly(worker)
-                born(worker)
+                born()
 
-            return torch.utils.data.DataLoader(
+            loader = torch.utils.data.DataLoader(
                 slots,
                 batch_size=None,
                 sampler=range(total),
@@ -214,8 +215,9 @@ class DataLoader(Loader):
                 worker_init_fn=begin,
                 generator=self._generator(epoch),  # its own, or each pass would draw from training's random numbers
             )
+            return iter(loader)
 
-        micro_batches = started(loader, num_workers)
+        micro_batches = started(begun, num_workers, _end_workers)
         for step in range(1, steps + 1):
             row = min(start + step * self.global_batch_size, len(self.rows))
             step_slots = [next(micro_batches) for _ in range(self.accumulation)]
@@ -251,6 +253,17 @@ class DataLoader(Loader):
 
 def _work_quietly(worker: int) -> None:
     leave_signals_alone()
+
+
+def _end_workers(micro_batches: Any) -> None:
+    """End all workers of a pass, also those that were not born."""
+    workers = list(micro_batches._workers)
+    micro_batches._shutdown_workers()  # from here on torch does not take their end for a fault
+    for worker in workers:
+        with contextlib.suppress(ValueError):  # closed already
+            if worker.is_alive():
+                worker.kill()
+            worker.join()
 
 
 class _Slots:

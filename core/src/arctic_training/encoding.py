@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from arctic_training.births import started
 from arctic_training.errors import BadRow, DataError
 from arctic_training.orphans import end_with_parent
 from arctic_training.signals import leave_signals_alone
@@ -169,15 +170,23 @@ class WorkerPool:
     def __enter__(self) -> WorkerPool:
         if self.processes:
             self._stack.enter_context(_single_threaded_tokenizers())
-            context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-            received = (self.function, self.shared, os.getpid())
-            self._pool = ProcessPoolExecutor(self.processes, context, _Worker.receive, received)
+            can_fork = sys.platform == "linux"
+            self._pool = started(self._forked, self.processes, _end_workers) if can_fork else self._executor(None)
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._stack.close()
+
+    def _forked(self, born: Callable[[], None]) -> ProcessPoolExecutor:
+        pool = self._executor("fork", born)
+        pool.submit(int)  # the first task forks all processes
+        return pool
+
+    def _executor(self, method: str | None, born: Callable[[], None] | None = None) -> ProcessPoolExecutor:
+        received = (self.function, self.shared, os.getpid(), born)
+        return ProcessPoolExecutor(self.processes, multiprocessing.get_context(method), _Worker.receive, received)
 
     def submit(self, task: Any) -> Result:
         """Begin a call; ``result()`` waits for what it returns.
@@ -211,6 +220,13 @@ class Result:
             raise _killed() from error
 
 
+def _end_workers(pool: ProcessPoolExecutor) -> None:
+    """End all processes of a pool, also those that were not born."""
+    for process in list(pool._processes.values()):
+        process.kill()
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
 def _killed() -> DataError:
     return DataError(
         "a process that prepared rows was killed, often for want of memory",
@@ -225,9 +241,13 @@ class _Worker:
     shared: Any
 
     @classmethod
-    def receive(cls, function: Callable[[Any, Any], Any], shared: Any, parent: int) -> None:
+    def receive(
+        cls, function: Callable[[Any, Any], Any], shared: Any, parent: int, born: Callable[[], None] | None
+    ) -> None:
         cls.function, cls.shared = staticmethod(function), shared
         leave_signals_alone()
+        if born is not None:
+            born()
         end_with_parent(parent)  # a killed run leaves no worker behind
         gc.freeze()  # what the parent made stays, and stays shared
         gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
