@@ -5,6 +5,7 @@ Positions count what was read, so that going on needs nothing but them.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
@@ -65,9 +66,9 @@ class FileStream(RowStream):
             )
         self.file, self.at, self._rows = numbers[0], dict(zip(at, numbers[1:], strict=True)), None
 
+    @abstractmethod
     def rows_of(self, file: DataFile) -> Iterator[tuple[Any, str]]:
         """The rows of a file from ``self.at`` on, and their places; moves ``self.at`` behind each before giving it."""
-        raise NotImplementedError
 
     def _name(self, file: int) -> str:
         """The name of a file without its folders, which may stand elsewhere when the run goes on."""
