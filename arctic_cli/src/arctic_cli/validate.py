@@ -42,8 +42,10 @@ def validate(context: click.Context, recipe: str, overrides: tuple[str, ...], as
         _print_json({"valid": False, "problems": _problems(error), "recipe": None})
         context.exit(error.exit_code)
     if as_json:
+        from arctic_training.dump import plain_recipe
+
         warnings = [*_warnings(config), *missing_files(config)]
-        _print_json({"valid": True, "problems": [], "warnings": warnings, "recipe": _plain(config)})
+        _print_json({"valid": True, "problems": [], "warnings": warnings, "recipe": plain_recipe(config)})
         return
     say(f"{recipe}: valid", fg="green")
     for note in missing_files(config):
@@ -158,16 +160,6 @@ def _problems(error: ArcticError) -> list[dict[str, Any]]:
         ]
     place = {"path": "", "file": error.where or "", "line": 0, "column": 0}
     return [{"message": error.message, **place, "remedy": error.remedy or ""}]
-
-
-def _plain(config: TrainerConfig) -> dict[str, Any]:
-    from arctic_training.dump import plain
-    from arctic_training.redaction import redacted
-
-    keys = {**plain(config), **{name: plain(section) for name, section in config.sections.items()}}
-    if config.trainer_class.has_own_loss:  # as a recipe it would be refused
-        del keys["loss"]
-    return redacted(keys)
 
 
 def _print_json(value: Any) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arctic_training.dump import plain
+from arctic_training.dump import plain_recipe
 from arctic_training.errors import CheckpointError
-from arctic_training.redaction import redacted
 from arctic_training.resolve import own_name
 from arctic_training.wording import counted, described_value
 
@@ -65,8 +64,7 @@ def _algorithm(config: TrainerConfig) -> str:
 
 def _keys(config: TrainerConfig) -> dict[str, Any]:
     """The keys of a resolved recipe by their dotted paths."""
-    whole = {**plain(config), **{name: plain(section) for name, section in config.sections.items()}}
-    return dict(_flat(redacted({name: value for name, value in whole.items() if name not in OF_THE_RUN}), ""))
+    return dict(_flat({name: value for name, value in plain_recipe(config).items() if name not in OF_THE_RUN}, ""))
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:

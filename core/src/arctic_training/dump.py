@@ -13,7 +13,7 @@ from typing import Any
 
 from arctic_training.config import Config, keys_of
 from arctic_training.recipe import Recipe
-from arctic_training.redaction import hidden, redact
+from arctic_training.redaction import hidden, redact, redacted
 from arctic_training.secret_names import secret_names
 
 _WIDTH = 100
@@ -44,6 +44,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def plain_recipe(config: Any) -> dict[str, Any]:
+    """The keys that ``dump`` writes, as plain mappings, lists and values, without their secrets.
+
+    Args:
+        config: what ``resolve`` gave.
+    """
+    keys = {**plain(config), **{name: plain(section) for name, section in config.sections.items()}}
+    if config.trainer_class.has_own_loss:  # as a recipe it would be refused
+        del keys["loss"]
+    return redacted(keys)
 
 
 Item = tuple[Any, tuple, Any]
