@@ -111,3 +111,17 @@ def test_a_file_of_data_that_is_not_there_is_a_note_since_the_recipe_is_right_al
         f"not there: ./gone.jsonl, named at {path}:7",
     ]
     assert "not there" not in arctic("validate", str(path), "data.sources=[here.jsonl]").out
+
+
+def test_a_folder_of_a_model_that_is_not_there_is_a_note_in_whatever_section(arctic, recipe):
+    path = recipe.with_name("models.yaml")
+    path.write_text(
+        "type: dpo\nmodel: {name_or_path: ./policy}\ntokenizer: {name_or_path: owner/name}\n"
+        "ref_model:\n  name_or_path: ./reference\ndata: {sources: [owner/pairs]}\n"
+    )
+    path.with_name("policy").mkdir()
+    outcome = arctic("validate", str(path))
+    assert outcome.code == 0, outcome.err
+    assert [line.strip() for line in outcome.out.splitlines() if "not there" in line] == [
+        f"not there: ./reference, named at {path}:5"
+    ]
