@@ -113,7 +113,8 @@ def test_every_row_that_is_read_is_refused_dropped_or_kept(data):
     except DataError as error:
         if error.message.startswith("chats need a column") or "has a weight and no row left" in error.message:
             return
-        assert error.message == "no train rows are left after preparation"
+        left = "no train rows are left after preparation" if any(map(len, sources)) else "there are no rows in "
+        assert error.message.startswith(left)
     else:
         documents = len(prepared.packs.rows)
         if not total(factory.counts, "packs dropped") and not keys.get("always_max_length"):

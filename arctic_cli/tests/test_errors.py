@@ -50,6 +50,10 @@ def test_every_problem_of_a_recipe_is_a_line_that_begins_with_its_place(capsys):
         "r.yaml:3:1: modle: unknown key; did you mean 'model'?",
         "2 problems in the recipe",
     ]
+    explain(RecipeError(problems, is_complete=False), Settings())
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "2 problems in the recipe; what depends on these keys is checked when they are right"
+    )
 
 
 def test_an_interruption_is_130(capsys):

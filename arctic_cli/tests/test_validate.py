@@ -29,7 +29,7 @@ def test_every_problem_is_a_line_with_its_place_and_the_exit_code_is_2(arctic, r
     first, second, last = outcome.err.splitlines()
     assert first.startswith(f"{recipe}:5:3: model.dtyp: unknown key; did you mean 'dtype'?")
     assert second.startswith(f"{recipe}:16:7: seed: expected a whole number")
-    assert last == "2 problems in the recipe"
+    assert last == "2 problems in the recipe; what depends on these keys is checked when they are right"
 
 
 def test_overrides_are_applied_and_checked(arctic, recipe):

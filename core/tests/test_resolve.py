@@ -370,7 +370,19 @@ def test_epochs_beside_train_iters_are_a_warning_since_the_steps_win(plugins):
 
 def test_evaluation_is_asked_for_exactly_when_there_is_data_for_it(plugins):
     assert problems(plugins, eval_interval=5)[0].startswith("eval_interval: ")
-    assert problems(plugins, data={"sources": ["a"], "eval_sources": ["b"]})[0].startswith("eval_interval: ")
+    data = {"sources": ["a"], "eval_sources": ["b"]}
+    assert problems(plugins, data=data) == [
+        "eval_interval: is not given, and there is evaluation data: give a number of steps"
+    ]
+    assert problems(plugins, data=data, eval_interval=0) == [
+        "eval_interval: is 0, and there is evaluation data: give a number of steps"
+    ]
+
+
+def test_a_recipe_with_a_misspelt_key_is_known_not_to_be_checked_to_the_end(plugins):
+    with pytest.raises(RecipeError) as caught:
+        config_of(plugins, sede=1)
+    assert not caught.value.is_complete
 
 
 def test_code_beside_a_recipe_brings_classes(plugins, tmp_path):

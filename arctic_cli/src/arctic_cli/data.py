@@ -14,7 +14,7 @@ from arctic_cli.options import Settings
 from arctic_cli.preparing import preparing
 from arctic_cli.terminal import say, wants_color
 from arctic_training.errors import UsageError
-from arctic_training.wording import counted
+from arctic_training.wording import counted, counted_by_name
 
 if TYPE_CHECKING:
     from arctic_training.prepared import PreparedRows
@@ -96,7 +96,7 @@ def _print_figures(name: str, facts: dict[str, Any]) -> None:
         say(f"  {label:16}{text}")
     for label, number in facts.get("counts", {}).items():
         if number and label not in ("rows read", "rows kept"):
-            say(f"  {number:,} {label}", fg="yellow")
+            say(f"  {counted_by_name(number, label)}", fg="yellow")
     for refused in facts.get("refused", ()):
         say(f"    {refused['where']}: {refused['reason']}")
     histogram = {int(limit): number for limit, number in facts.get("lengths", {}).get("histogram", {}).items()}

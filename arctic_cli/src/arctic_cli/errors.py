@@ -80,9 +80,10 @@ def _explained(error: BaseException) -> tuple[int, list[str]]:
         return error.exit_code, [*f"error: {error.format_message()}".splitlines(), *hint]
     if isinstance(error, RecipeError):
         number = len(error.problems)
+        rest = "" if error.is_complete else "; what depends on these keys is checked when they are right"
         return error.exit_code, [
             *map(str, error.problems),
-            *([f"{number} problems in the recipe"] if number > 1 else []),
+            *([f"{number} problems in the recipe{rest}"] if number > 1 else []),
         ]
     if isinstance(error, ArcticError):
         return error.exit_code, _lines_of(error)

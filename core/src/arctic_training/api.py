@@ -77,4 +77,4 @@ def configure(
         if refuse_broken:
             manager.refuse_broken()
         doubts = [Problem(f"{broken}; what it brings is missing here") for broken in manager.broken]
-        raise RecipeError([*error.problems, *doubts]) from None
+        raise RecipeError([*error.problems, *doubts], is_complete=error.is_complete) from None

@@ -21,6 +21,7 @@ from arctic_training.loss import IGNORE_INDEX
 from arctic_training.mixture import draw
 from arctic_training.preparation import Preparation
 from arctic_training.stream import LoadedStream, RowStream
+from arctic_training.wording import counted_by_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,10 +167,13 @@ class DataFactory(Component):
         ]
         rows = self.finish(self.mixed(processed))
         preparation.count("rows kept", preparation.num_open)  # where finish did not say it
+        if not preparation.num_rows:
+            names = ", ".join(self.config.source_names(split))
+            raise DataError(f"there are no rows in {names}", remedy="look at what these are, and at their splits")
         if not len(rows):
             raise DataError(
                 f"no {split} rows are left after preparation",
-                remedy="; ".join(f"{number:,} {name}" for name, number in self.counts.items())
+                remedy="; ".join(counted_by_name(number, name) for name, number in self.counts.items())
                 or "the sources are empty",
             )
         return rows

@@ -125,11 +125,16 @@ class Problem:
 
 
 class RecipeError(ArcticError):
-    """A recipe is wrong, with every problem found in it, in the order of its lines."""
+    """A recipe is wrong, with every problem found in it, in the order of its lines.
+
+    Attributes:
+        is_complete: whether all was checked; some checks need keys that are right.
+    """
 
     exit_code = 2
 
-    def __init__(self, problems: Iterable[Problem] | Problem | str) -> None:
+    def __init__(self, problems: Iterable[Problem] | Problem | str, *, is_complete: bool = True) -> None:
+        self.is_complete = is_complete
         if isinstance(problems, str):
             problems = Problem(problems)
         if isinstance(problems, Problem):

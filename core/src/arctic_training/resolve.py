@@ -103,7 +103,7 @@ def resolve(recipe: Recipe, plugins: PluginManager, *, code: bool = True, trust:
     for _, problems in plugins.collect("arctic_check_recipe", config=config):
         for problem in problems or ():
             structurer.refuse(problem.message, path=problem.path, of=problem.of, remedy=problem.remedy)
-    structurer.finish()
+    structurer.finish(is_complete=True)
     return config
 
 

@@ -38,7 +38,7 @@ from arctic_training.status import StatusFile
 from arctic_training.steering import Steering
 from arctic_training.trust import closed_to_others, written_by_others
 from arctic_training.watchdog import Watchdog
-from arctic_training.wording import counted
+from arctic_training.wording import counted, counted_by_name
 
 if TYPE_CHECKING:
     import torch
@@ -476,7 +476,7 @@ class Run:
         found = figures(rows, self.component("data").packs_hold, names)
         self.data_facts[name] |= found
         counts = "".join(
-            f", {number:,} {count}"
+            f", {counted_by_name(number, count)}"
             for count, number in found["counts"].items()
             if number and count not in ("rows read", "rows kept")
         )

@@ -123,7 +123,7 @@ def start_logging(run: Run, config: LoggerConfig) -> tuple[logging.Logger, Path]
             if isinstance(told := explained(error, run), DiskError):
                 raise told from error
             raise UsageError(
-                f"the run's log cannot be written: {error}",
+                f"the run's log cannot be written: {error.strerror}",
                 where=str(path),
                 remedy="set run_dir or logger.output_dir to a directory that can be written to",
             ) from error

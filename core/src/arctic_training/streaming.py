@@ -8,6 +8,7 @@ from arctic_training.preparation import Preparation
 from arctic_training.stream_loader import BlockReader, StreamLoader
 from arctic_training.token_rows import PlannedRows, TokenRows
 from arctic_training.token_tables import joined_in_memory
+from arctic_training.wording import counted_by_name
 
 if TYPE_CHECKING:
     from arctic_training.encoding import EncodedRows
@@ -71,5 +72,5 @@ def _say_losses(run: Any, before: dict[str, int], now: dict[str, int]) -> None:
     for name, number in now.items():
         if name in ("rows read", "rows kept") or number == before.get(name, 0):
             continue
-        text = f"data: train: {number:,} {name} so far"
+        text = f"data: train: {counted_by_name(number, name)} so far"
         run.say(text) if not before.get(name) else run.log.info(text)

@@ -110,10 +110,14 @@ class Structurer:
         self.problems.append(self.recipe.problem(self._path if path is None else path, message, of=of, remedy=remedy))
         return INVALID
 
-    def finish(self) -> None:
-        """Raise all problems that were noted."""
+    def finish(self, *, is_complete: bool = False) -> None:
+        """Raise all problems that were noted.
+
+        Args:
+            is_complete: whether nothing is left to check.
+        """
         if self.problems:
-            raise RecipeError(self.problems)
+            raise RecipeError(self.problems, is_complete=is_complete)
 
     # Called through cattrs, by type.
 

@@ -144,7 +144,8 @@ class TrainerConfig(ComponentConfig):
 
     def check(self) -> Iterator[tuple[str, str]]:
         if self.data.evaluates and not self.eval_interval:
-            yield "eval_interval", "must be given, since there is evaluation data"
+            found = "is 0" if "eval_interval" in self.given else "is not given"
+            yield "eval_interval", f"{found}, and there is evaluation data: give a number of steps"
         if self.eval_interval and not self.data.evaluates:
             yield "eval_interval", "asks for evaluation, and there is no data for it: give data.eval_sources"
         if self.evaluate_at_start and not self.data.evaluates:

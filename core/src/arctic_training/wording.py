@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -54,6 +55,12 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
     return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
+def counted_by_name(number: int, name: str) -> str:
+    """``1 row refused, too long`` for the count ``rows refused, too long``: counts are named in the plural."""
+    one = _PLURAL.sub(r"\1", name, count=1)
+    return f"{number:,} {one if number == 1 else name}"
+
+
 def nearest(name: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """``did you mean 'x'?`` for a name that is nearly one of those known; else empty."""
     lowered = {candidate.lower(): candidate for candidate in known}
@@ -61,6 +68,7 @@ def nearest(name: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     return f"did you mean {lowered[near[0]]!r}?" if near else ""
 
 
+_PLURAL = re.compile(r"\b(answer|document|message|pack|pair|prompt|row|text|token)s\b")
 _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",

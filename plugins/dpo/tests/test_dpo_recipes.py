@@ -22,7 +22,7 @@ def train_records(run):
         ({"loss_type": "hinge", "label_smoothing": 0.1}, "label_smoothing: has no effect on loss_type hinge"),
         ({"simpo_gamma": 1.0}, "simpo_gamma: has no effect on loss_type sigmoid"),
         ({"loss_type": "exo_pair"}, "exo_pair needs a share above 0"),
-        ({"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0]}, "1 weights for 2 losses"),
+        ({"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0]}, "1 weight for 2 losses"),
         ({"loss_type": ["sigmoid", "sigmoid"]}, "a list of different ones"),
         ({"loss_type": []}, r"^(?!.*has no reference)(?s:.)*expected one loss"),
         ({"loss_weights": [1.0, -1.0]}, r"loss_weights\.1: expected numbers of at least 0, found the number -1"),
@@ -104,13 +104,14 @@ def test_a_reference_with_another_vocabulary_is_refused(run_recipe, dpo_recipe, 
         run_recipe(recipe)
 
 
-def test_dropout_is_off_unless_the_recipe_keeps_it(build_run, dpo_recipe, tiny_model):
+def test_dropout_is_off_unless_the_recipe_keeps_it_and_that_is_said(build_run, dpo_recipe, tiny_model, capsys):
     config = json.loads((tiny_model / "config.json").read_text())
     (tiny_model / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
     for keys, expected in (({}, 0.0), ({"disable_dropout": False}, 0.5)):
         with build_run(dpo_recipe | keys) as run:
             layer = run.trainer.model_unwrapped.model.layers[0].self_attn
             assert layer.attention_dropout == expected
+        assert ("model: no dropout; it was up to 0.5, in 2 places" in capsys.readouterr().err) == (not keys)
 
 
 def test_rows_that_hold_no_pair_are_named_or_counted(run_recipe, build_run, dpo_recipe, preferences):

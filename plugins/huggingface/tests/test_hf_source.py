@@ -147,6 +147,15 @@ def test_a_folder_of_data_files_loads_by_the_library_s_rules(load, tmp_path):
         load(tmp_path, "eval")
 
 
+def test_a_folder_with_a_file_that_is_broken_is_refused_with_how_to_be_told_more(load, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.json").write_text("not JSON")
+    (tmp_path / "data" / "train.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(DataError, match=r"data '.*data': ") as caught:
+        load(tmp_path / "data", "train")
+    assert "told by file and line" in caught.value.remedy
+
+
 def test_known_datasets_have_their_splits_mapped(make, monkeypatch):
     import datasets
 

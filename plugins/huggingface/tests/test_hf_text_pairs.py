@@ -34,7 +34,7 @@ def test_a_text_without_a_token_is_told_from_texts_of_one_token_each(refused):
     assert refused(query="a", positive="b", negatives=["a longer one"]) == []
 
 
-WRONG = "here: holds a value of type int in %r, not text; the row has the columns %s; correct the row, or remove it"
+WRONG = "here: holds a number in %r, not text; the row has the columns %s; correct the row, or remove it"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ def _keys(config: Any) -> dict[str, list[str]]:
 def _words(annotation: Any) -> set[str]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return {word for member in typing.get_args(annotation) for word in _words(member)}
+    if typing.get_origin(annotation) is list:
+        return {"list"}
     return {WORDS.get(annotation, "any")}
 
 

@@ -123,6 +123,15 @@ def test_plain_peft_loads_it_and_merged_it_says_the_same(trained, tiny_model, ar
     _check(trained, tiny_model, arctic_home, kind, KINDS[kind])
 
 
+def test_merging_says_what_was_written_and_shows_no_bars(trained, capfd):
+    trained("lora", r=4, target_modules=["q_proj"])
+    capfd.readouterr()
+    export("kept", "merged", "--merge")
+    said = "".join(capfd.readouterr())
+    assert "merged" in said
+    assert "%|" not in said
+
+
 @pytest.mark.parametrize("trained_too", [[], ["embed_tokens", "lm_head"]])
 def test_tokens_that_were_added_are_in_the_merged_model_and_in_a_resized_base(
     trained, tiny_model, arctic_home, trained_too

@@ -90,6 +90,7 @@ MISTAKES = {
     "peft_type: lora, r: 4.5": "37: model.peft_config.r: expected a whole number, found the number 4.5",
     "peft_type: lora, r: -3": "37: model.peft_config.r: expected a number above 0, found the number -3",
     "peft_type: lora, r: 2, lora_dropout: 7": "54: model.peft_config.lora_dropout: expected a number from 0 to 1",
+    "peft_type: lora, target_modules: 3": "50: model.peft_config.target_modules: expected a list or null or text",
     "peft_type: lora, use_dora: 1": "44: model.peft_config.use_dora: expected true or false",
     "peft_type: lora, inference_mode: true": "34: model.peft_config.inference_mode: LORA has no key",
     "peft_type: dora, use_dora: false": "44: model.peft_config.use_dora: DORA is LoRA with use_dora: true",

@@ -9,6 +9,7 @@ from arctic_dpo.losses import LOSSES
 from arctic_training.config import key
 from arctic_training.model import ModelConfig
 from arctic_training.trainer_config import TrainerConfig
+from arctic_training.wording import counted
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "robust", "bco_pair", "apo_zero", "apo_down", "sppo_hard", "exo_pair", "discopop",
@@ -49,7 +50,8 @@ class DPOTrainerConfig(TrainerConfig):
             yield "loss_type", "expected one loss, or a list of different ones"
             return
         if self.loss_weights and len(self.loss_weights) != len(self.loss_types):
-            yield "loss_weights", f"{len(self.loss_weights)} weights for {len(self.loss_types)} losses"
+            given = counted(len(self.loss_weights), "weight")
+            yield "loss_weights", f"{given} for {counted(len(self.loss_types), 'loss', 'losses')}"
         taken = {name for loss in self.loss_types for name in LOSSES[loss].takes}
         for name in OF_SOME_LOSSES:
             if name not in taken and name in self.given and getattr(self, name):

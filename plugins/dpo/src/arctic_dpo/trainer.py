@@ -51,7 +51,7 @@ class DPOTrainer(Trainer):
         from arctic_huggingface.reference import disable_dropout, make_reference
 
         if self.config.disable_dropout:
-            disable_dropout(self.model_unwrapped)
+            disable_dropout(self)
         if self.config.needs_reference:
             self.reference = make_reference(self)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from arctic_huggingface.added_tokens import fill_rows
-from arctic_huggingface.hub import found, no_pickles
+from arctic_huggingface.hub import found, no_pickles, no_progress_bars
 from arctic_huggingface.layout import Layout
 from arctic_huggingface.shards import ShardFiles, ShardWriter
 from arctic_training.adapters import Adapter, adapter_of, fingerprint
@@ -180,7 +180,7 @@ def _base(adapter: Adapter, folder: Path, trusted: bool) -> Any:
         settings = _quantized_when_loaded(config, plain)
         text, rows = config.get_text_config(), config.get_text_config().vocab_size
         text.vocab_size = plain.get_text_config().vocab_size
-        with no_pickles(name, name, refused):
+        with no_pickles(name, name, refused), no_progress_bars():
             model = (own or transformers.AutoModelForCausalLM).from_pretrained(
                 name,
                 config=config,

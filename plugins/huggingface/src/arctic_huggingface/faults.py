@@ -84,5 +84,8 @@ def check_unicode(row: Any) -> None:
 
 
 def named_type(value: Any) -> str:
-    """What a value is, for messages."""
-    return "nothing" if value is None else f"a value of type {type(value).__name__}"
+    """What a value is in the words of JSON, for messages."""
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    kinds = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return next((word for kind, word in kinds.items() if isinstance(value, kind)), f"a {type(value).__name__}")

@@ -86,10 +86,12 @@ def search_folders(run: Any) -> list[Path]:
     return [*folders, Path.cwd()]
 
 
+WHOLE_LOG = "the log has the whole of it"
+"""What to do about what a library says and nobody foresaw."""
+
+
 @contextmanager
-def found(
-    what: str, refused: Refusal, remedy: str = "the log has the whole of it", *, on_hub: bool = False
-) -> Iterator[None]:
+def found(what: str, refused: Refusal, remedy: str = WHOLE_LOG, *, on_hub: bool = False) -> Iterator[None]:
     """Turn what the libraries raise when they cannot find or read something into an error that says what to do.
 
     Args:
@@ -201,9 +203,19 @@ def note_remote_code(
 @contextmanager
 def progress_bars(run: Any) -> Iterator[None]:
     """Show the libraries' own bars to people who wait for large files, and to nobody else."""
+    if sys.stderr.isatty() and run.world.is_first:
+        yield
+    else:
+        with no_progress_bars():
+            yield
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Without the bars of transformers."""
     from transformers.utils import logging
 
-    if not logging.is_progress_bar_enabled() or (sys.stderr.isatty() and run.world.is_first):
+    if not logging.is_progress_bar_enabled():
         yield
         return
     logging.disable_progress_bar()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arctic_huggingface.files import quiet_datasets
-from arctic_huggingface.hub import found
+from arctic_huggingface.hub import WHOLE_LOG, found
 from arctic_huggingface.splits import FILE_SPLITS, no_such_split, take
 from arctic_training.errors import DataError
 
@@ -49,6 +49,9 @@ def load_saved(folder: Path, split: str, source: str, kwargs: Mapping[str, Any])
     return take(saved, split, source)
 
 
+OF_A_FOLDER = "name its files themselves, one by one or as *.jsonl: what is wrong in them is told by file and line then"
+
+
 def load_named(name: str, split: str, source: str, kwargs: Mapping[str, Any], *, streaming: bool = False) -> Any:
     """A data set of the hub, or of a folder of data files.
 
@@ -70,7 +73,8 @@ def load_named(name: str, split: str, source: str, kwargs: Mapping[str, Any], *,
         if key in kwargs:
             raise DataError(f"{key} stands in kwargs", where=source, remedy=remedy)
     kwargs = {**kwargs, "streaming": True} if streaming else kwargs
-    with reading(source, on_hub=not Path(name).is_dir()):
+    is_folder = Path(name).is_dir()
+    with reading(source, on_hub=not is_folder, remedy=OF_A_FOLDER if is_folder else ""):
         try:
             return datasets.load_dataset(name, split=split, **kwargs)
         except ValueError as error:
@@ -81,10 +85,17 @@ def load_named(name: str, split: str, source: str, kwargs: Mapping[str, Any], *,
 
 
 @contextmanager
-def reading(source: str, *, on_hub: bool = False) -> Iterator[None]:
+def reading(source: str, *, on_hub: bool = False, remedy: str = "") -> Iterator[None]:
     """Explains what the library raises while it reads, and keeps it quiet."""
-    with found(f"data {source!r}", refused, on_hub=on_hub), quiet_datasets():
-        yield
+    import datasets
+
+    remedy = remedy or WHOLE_LOG
+    with found(f"data {source!r}", refused, remedy, on_hub=on_hub), quiet_datasets():
+        try:
+            yield
+        except datasets.exceptions.DatasetGenerationError as error:
+            cause = str(error.__cause__ or "") or str(error)
+            raise refused(f"data {source!r}: {cause.splitlines()[0]}", remedy) from error
 
 
 def refused(message: str, remedy: str) -> DataError:

@@ -25,6 +25,7 @@ from arctic_huggingface.faults import (
     Fault,
 )
 from arctic_huggingface.messages import Message, MessageReader, system_message
+from arctic_training.wording import found
 
 PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected", "system", "tools", "margin")
 PREFERENCE_REMEDY = "name the columns in column_mapping, such as {prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}"
@@ -142,7 +143,9 @@ class LabelledReader:
             raise Fault(f"has no column {self.label_column!r}", MISSING_COLUMN)
         label = TRUTHS.get(str(row[self.label_column]).strip().lower())
         if label is None:
-            raise Fault(f"holds {row[self.label_column]!r:.40} in {self.label_column!r}, not true or false", WRONG_TYPE)
+            raise Fault(
+                f"holds {found(row[self.label_column])} in {self.label_column!r}, not true or false", WRONG_TYPE
+            )
         if messages[-1]["role"] != "assistant":
             raise Fault("does not end with an answer of the assistant", NO_ANSWER)
         if _is_empty(messages[-1]):

@@ -15,6 +15,7 @@ from arctic_huggingface.hub import refusal
 from arctic_huggingface.tokenizer import HFTokenizerConfig, HFTokenizerFactory
 from arctic_training.documents import document_log_probabilities
 from arctic_training.errors import RecipeError
+from arctic_training.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,13 +55,17 @@ def make_reference(trainer: Trainer) -> Reference:
     return from_columns
 
 
-def disable_dropout(model: torch.nn.Module) -> None:
-    """Set every probability of dropout in a model to 0, those of modules and those that attention reads by itself."""
-    for module in model.modules():
+def disable_dropout(trainer: Trainer) -> None:
+    """Set every probability of dropout in the model to 0, those of modules and those that attention reads by itself."""
+    changed = []
+    for module in trainer.model_unwrapped.modules():
         is_dropout = "dropout" in type(module).__name__.lower()
         for name, value in vars(module).items():
-            if isinstance(value, float) and ("drop" in name or (is_dropout and name == "p")):
+            if isinstance(value, float) and value and ("drop" in name or (is_dropout and name == "p")):
                 setattr(module, name, 0.0)
+                changed.append(value)
+    if changed:
+        trainer.run.say(f"model: no dropout; it was up to {max(changed):g}, in {counted(len(changed), 'place')}")
 
 
 def _asked(trainer: Trainer, *, may_be_policy: bool) -> Reference:

@@ -65,7 +65,9 @@ def find_source(path: Path, manager: PluginManager, say: Say, *, trusted: bool =
 
 def _find(path: Path, say: Say) -> Path:
     if not path.is_dir():
-        raise CheckpointError("there is no such directory", where=str(path), remedy="give a checkpoint's")
+        raise CheckpointError(
+            "there is no such directory", where=str(path), remedy="give the directory of a checkpoint, or of several"
+        )
     if (path / MANIFEST).is_file() or path.name.startswith("global_step_"):
         if problem := verify(path):
             raise CheckpointError(

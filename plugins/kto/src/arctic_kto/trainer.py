@@ -95,7 +95,7 @@ class KTOTrainer(Trainer):
     num_undesirable: float = 0.0
 
     def prepare(self) -> None:
-        disable_dropout(self.model_unwrapped)
+        disable_dropout(self)
         self.reference = make_reference(self)
 
     def before_losses(self, batches: Iterable[MicroBatch]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from arctic_training.config import Config, KeyProblem, walk
 from arctic_training.human_numbers import parse_number
-from arctic_training.wording import described_value, found, nearest
+from arctic_training.wording import described, described_value, found, nearest
 
 KEY = "peft_config"
 TABLE_FILE = Path(__file__).with_name("peft_keys.json")
@@ -29,7 +29,7 @@ UNFIT = {
 DATA_INITIALISED = ("corda", "eva", "lora_ga")
 """Ways to begin LoRA that look at rows of data first."""
 RANGES = {"r": (1, float("inf"), "above 0"), "dropout": (0, 1, "from 0 to 1")}  # by the last word of a key
-_TYPES = {"bool": "true or false", "int": "a whole number", "number": "a number", "text": "text", "null": "null"}
+_TYPES = {"bool": bool, "int": int, "number": float, "text": str, "list": list, "null": type(None)}
 
 
 @cache
@@ -89,7 +89,7 @@ def _of_adapter(path: tuple, given: Mapping[str, Any]) -> Iterator[KeyProblem]:
             hint = nearest(key, types[kind]) or f"its keys are {', '.join(types[kind])}"
             yield KeyProblem((*path, key), f"{name} has no key {key!r}", of="key", remedy=hint)
         elif words is not None and not any(_is(value, word) for word in words):
-            expected = " or ".join(_TYPES[word] for word in words)
+            expected = " or ".join(described(_TYPES[word]) for word in words)
             yield KeyProblem((*path, key), f"expected {expected}, found {found(value)}")
         elif value is not None and (reach := RANGES.get(key.rpartition("_")[2])) and not reach[0] <= value <= reach[1]:
             yield KeyProblem((*path, key), f"expected a number {reach[2]}, found {found(value)}")
@@ -105,8 +105,7 @@ def _is(value: Any, word: str) -> bool:
     if word in ("int", "number"):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return is_number and (word == "number" or float(value).is_integer())
-    kinds: dict[str, Any] = {"bool": bool, "text": str, "null": type(None)}
-    return word == "any" or isinstance(value, kinds[word])
+    return word == "any" or isinstance(value, _TYPES[word])
 
 
 def _number(value: Any, words: Any) -> Any:

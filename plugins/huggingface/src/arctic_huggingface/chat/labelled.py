@@ -15,6 +15,7 @@ from arctic_huggingface.chat.encoder import ChatEncoder
 from arctic_training.encoding import EncodedRows
 from arctic_training.errors import BadRow
 from arctic_training.loss import IGNORE_INDEX
+from arctic_training.wording import found
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +75,7 @@ class LabelledEncoder:
             if isinstance(label := row.get("label") if isinstance(row, Mapping) else None, bool):
                 labelled.append(number)
             else:
-                message = f"holds {label!r:.40} as label, not true or false"
+                message = f"holds {found(label)} as label, not true or false"
                 refused[number] = BadRow(
                     message,
                     category=WRONG_LABEL,
