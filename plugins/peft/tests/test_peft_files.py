@@ -123,11 +123,9 @@ def test_plain_peft_loads_it_and_merged_it_says_the_same(trained, tiny_model, ar
     _check(trained, tiny_model, arctic_home, kind, KINDS[kind])
 
 
-def test_merging_says_what_was_written_and_shows_no_bars(trained, capfd):
+def test_merging_says_what_was_written_and_shows_no_bars(trained):
     trained("lora", r=4, target_modules=["q_proj"])
-    capfd.readouterr()
-    export("kept", "merged", "--merge")
-    said = "".join(capfd.readouterr())
+    said = export("kept", "merged", "--merge").output
     assert "merged" in said
     assert "%|" not in said
 
