@@ -1,11 +1,11 @@
 """Writes pairs of what a function of Python's standard library is said to do, and the statements that do it.
 
-    python examples/embed/make_pairs.py               # what this example ships: a few modules
-    python examples/embed/make_pairs.py FOLDER        # all modules, for a real encoder
-    python examples/embed/make_pairs.py FOLDER --mistyped   # the same, asked for by somebody in a hurry
+    python examples/embed/make_pairs.py                     # what this example ships: a few modules
+    python examples/embed/make_pairs.py FOLDER              # all modules, for a real encoder
+    python examples/embed/make_pairs.py FOLDER --trees      # the same, with syntax trees in place of code
 
-`pairs.jsonl` is to be trained on, `held-out.jsonl` holds functions of other modules. The texts are part of Python and
-under its licence; nothing is downloaded.
+`pairs.jsonl` is to be trained on, `held-out.jsonl` holds functions of other modules; of trees, other functions of the
+same modules. The texts are part of Python and under its licence; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import random
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -28,8 +27,8 @@ LONGEST_CODE = 1000
 
 
 def main() -> None:
-    mistyped = "--mistyped" in sys.argv
-    folders = [argument for argument in sys.argv[1:] if argument != "--mistyped"]
+    trees = "--trees" in sys.argv
+    folders = [argument for argument in sys.argv[1:] if argument != "--trees"]
     whole = bool(folders)
     folder = Path(folders[0]) if whole else Path(__file__).parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,11 +39,11 @@ def main() -> None:
         module = path.relative_to(library)
         if LEFT_OUT.intersection(module.parts) or not (whole or module.parts[0] in SHIPPED):
             continue
-        is_held_out = hashlib.sha256(module.as_posix().encode()).digest()[0] < 256 * 0.2
-        for query, positive in pairs_of(path):
-            if not seen & {query, positive}:
-                seen |= {query, positive}
-                query = in_a_hurry(query) if mistyped else query
+        for query, code, statements in pairs_of(path):
+            if not seen & {query, code}:
+                seen |= {query, code}
+                positive = " ".join(map(ast.dump, statements))[:LONGEST_CODE] if trees else code
+                is_held_out = hashlib.sha256((query if trees else module.as_posix()).encode()).digest()[0] < 256 * 0.2
                 line = json.dumps({"query": query, "positive": positive, "module": module.as_posix()}) + "\n"
                 texts["held-out.jsonl" if is_held_out else "pairs.jsonl"].append(line)
     for name, lines in texts.items():
@@ -52,8 +51,9 @@ def main() -> None:
         print(f"{folder / name}: {len(lines)} pairs, Python {sys.version.split()[0]}")
 
 
-def pairs_of(path: Path) -> Iterator[tuple[str, str]]:
-    """The first sentence of each function's docstring, and its statements without name, arguments and docstring."""
+def pairs_of(path: Path) -> Iterator[tuple[str, str, list[ast.stmt]]]:
+    """The first sentence of each function's docstring, and its statements without name, arguments and docstring: as
+    text, and as they are."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):
@@ -61,22 +61,9 @@ def pairs_of(path: Path) -> Iterator[tuple[str, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node)):
             query = " ".join(text.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
-            positive = "\n".join(ast.unparse(statement) for statement in node.body[1:])[:LONGEST_CODE]
-            if len(query) >= 20 and len(positive) >= 60:
-                yield query, positive
-
-
-def in_a_hurry(text: str) -> str:
-    """The text with a slip in each word of four letters and more: a letter is missing, doubled or behind the next."""
-    draw = random.Random(text)  # the same slips in the same text
-    words = []
-    for word in text.split():
-        if len(word) > 3:
-            at = draw.randrange(1, len(word) - 1)
-            instead = ("", word[at] * 2, word[at + 1] + word[at])[slip := draw.randrange(3)]
-            word = word[:at] + instead + word[at + 1 + (slip == 2) :]
-        words.append(word)
-    return " ".join(words)
+            code = "\n".join(map(ast.unparse, node.body[1:]))[:LONGEST_CODE]
+            if len(query) >= 20 and len(code) >= 60:
+                yield query, code, node.body[1:]
 
 
 if __name__ == "__main__":
