@@ -304,7 +304,7 @@ def test_what_was_refused_is_said_with_the_first_places(prepare, write, caplog, 
     with caplog.at_level(logging.WARNING):
         prepare(write(lines(b"{", *[GOOD] * 20)), on_bad_row="skip")
     said = capsys.readouterr()
-    assert "1 rows refused, malformed JSON" in said.out + said.err
+    assert "1 row refused, malformed JSON" in said.out + said.err
     assert "rows.jsonl:1: this line is not JSON" in said.out + said.err
 
 
