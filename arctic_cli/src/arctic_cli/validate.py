@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,32 +63,21 @@ def validate(context: click.Context, recipe: str, overrides: tuple[str, ...], as
 def missing_files(config: TrainerConfig) -> list[str]:
     """A note for each file or folder of data, a model or a tokenizer that a recipe names and that is not on this
     machine, which need not be the one that trains: such a recipe is valid."""
+    from arctic_training.config import walk
+
     recipe = config.recipe
     folders = [Path.cwd()] if recipe.path is None else [recipe.directory, Path.cwd()]
     notes: dict[str, str] = {}
-    for given, place in _names(config, ()):
-        name = given.removeprefix("file://")
+    for place, info, value in walk(config):
+        if info.name != "name_or_path" or not value:
+            continue
+        name = str(value).removeprefix("file://")
         path = Path(name).expanduser()
         if _is_one_file(name) and not any((folder / path).exists() for folder in folders):
             file, line, _ = recipe.position(place)
             note = f"not there: {name}, named {'at' if line else 'by'} {file}{f':{line}' if line else ''}"
             notes.setdefault(name, note)
     return list(notes.values())
-
-
-def _names(value: Any, path: tuple) -> Iterator[tuple[str, tuple]]:
-    """What the sections of a configuration name with ``name_or_path``, and where."""
-    from arctic_training.config import Config, keys_of
-
-    items: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, Config):
-        items = [(info.name, getattr(value, info.name)) for info in keys_of(type(value))]
-        if name := dict(items).get("name_or_path"):
-            yield str(name), (*path, "name_or_path")
-    elif isinstance(value, (list, tuple)):
-        items = enumerate(value)
-    for name, item in items:
-        yield from _names(item, (*path, name))
 
 
 def _is_one_file(name: str) -> bool:
