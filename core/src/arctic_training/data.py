@@ -173,8 +173,7 @@ class DataFactory(Component):
         if not len(rows):
             raise DataError(
                 f"no {split} rows are left after preparation",
-                remedy="; ".join(counted_by_name(number, name) for name, number in self.counts.items())
-                or "the sources are empty",
+                remedy="; ".join(counted_by_name(number, name) for name, number in self.counts.items()),
             )
         return rows
 

@@ -47,7 +47,7 @@ def plain(value: Any) -> Any:
 
 
 def plain_recipe(config: Any) -> dict[str, Any]:
-    """The keys that ``dump`` writes, as plain mappings, lists and values, without their secrets.
+    """A resolved configuration as a recipe: plain mappings, lists and values of every key, without secrets.
 
     Args:
         config: what ``resolve`` gave.
