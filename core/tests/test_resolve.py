@@ -361,6 +361,12 @@ def test_a_free_section_is_checked_by_the_plugin_that_knows_its_keys(plugins):
     assert problems(plugins, deepspeed=[1]) == ["deepspeed: expected a mapping, found a list"]
 
 
+@pytest.mark.parametrize("section", ["wandb", "logger"])
+def test_a_key_that_looks_like_what_overrides_leave_behind_is_an_unknown_key(plugins, section):
+    (problem,) = problems(plugins, **{section: {"=": None}})
+    assert problem.startswith(f"{section}.=: unknown key")
+
+
 def test_epochs_beside_train_iters_are_a_warning_since_the_steps_win(plugins):
     (warning,) = config_of(plugins, train_iters=5, epochs=3).warnings
     assert warning == "epochs: is 3 and has no effect, since train_iters says how many steps to train"

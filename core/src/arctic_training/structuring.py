@@ -213,7 +213,7 @@ class Structurer:
             value = {}
         if not isinstance(value, Mapping):
             return self._mismatch(value, expected)
-        if SHORTHAND in value:
+        if SHORTHAND in value and len(value) > 1:
             return self._refuse_shorthand(value)
         return self.keys(value, expected)
 
