@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from arctic_training import redaction
 from arctic_training.dump import dump, plain
 from arctic_training.errors import ArcticError, RecipeError
 from arctic_training.plugins import PluginManager, create_plugin_manager
@@ -73,6 +74,12 @@ PROPERTY = settings(deadline=None, max_examples=100, suppress_health_check=[Heal
 @pytest.fixture(scope="module")
 def plugins() -> PluginManager:
     return create_plugin_manager()
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(monkeypatch):
+    """A value under a slip such as ``name_or_pat_`` is a secret, and would be left out of what other tests write."""
+    monkeypatch.setattr(redaction, "_remembered", set())
 
 
 def key_paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
